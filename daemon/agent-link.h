@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The daemon's side of an agent: planting it (by running memshared-attach), finding it again
+ * after a restart, sending it batches, and taking it out.
+ *
+ * Life cycle: agent_attach() or agent_adopt() -> any number of batches -> agent_detach() (the
+ * guest is as before) or agent_leave() (the agent stays for the next daemon).
+ *
+ * Threads: one owner at a time; calls that wait (marked "waits") are for a worker thread and
+ * have a deadline; they return -ESRCH as soon as the guest dies (pidfd), -ETIMEDOUT at the
+ * deadline, -EPROTO when the ring holds what no agent writes. After any of these the link is
+ * broken: every batch fails with -EPIPE, and only agent_leave() and agent_detach() are of use.
+ *
+ * The process (struct process) must outlive the link. Nobody may reap the caller's children by
+ * wait(-1) meanwhile: memshared-attach is one (attach-run.h).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/units.h"
+#include "daemon/agent/ring.h"
+#include "daemon/process.h"
+
+struct agent_link;
+
+/* A refusal says why in words, for status: "being traced by gdb (pid 123)". */
+#define AGENT_REASON_MAX 160
+
+/* Plants an agent. Waits: normally for milliseconds, for a busy guest 2 s, at most 15 s. On failure
+ * *ret_reason (AGENT_REASON_MAX bytes) says why: -EBUSY try later (no thread sleeps in a
+ * restartable call, traced, stopped), -EPERM, -EOPNOTSUPP the seccomp filter would kill, -EEXIST
+ * it has an agent (adopt it), -ESRCH. */
+int agent_attach(const struct process *p, char *ret_reason, struct agent_link **ret);
+/* Takes over an agent that an earlier daemon left. -ENOENT when there is none (and remains of an
+ * attempt that was killed have been removed). Waits. */
+int agent_adopt(const struct process *p, char *ret_reason, struct agent_link **ret);
+/* EXIT, then memshared-attach --remove unmaps what is left. Frees the link in any case. Waits. */
+int agent_detach(struct agent_link *a, char *ret_reason);
+/* Closes our side; the agent waits for the next daemon. */
+void agent_leave(struct agent_link *a);
+
+/* Each waits. results are in the arrays, checked; the return is the number of entries that
+ * succeeded or -errno of the batch. Longer vectors are sent in several batches. */
+int agent_ping(struct agent_link *a);
+int64_t agent_advise(struct agent_link *a, struct ring_advise *v, uint32_t n);
+/* Makes a userfaultfd inside the guest and returns our copy of it (caller owns), or -errno.
+ * kernel_faults: also faults from kernel mode (KVM, vhost), by /dev/userfaultfd. Otherwise the
+ * device is used only where the guest's seccomp filter denies userfaultfd(2). One at a time:
+ * -EEXIST, also after adoption of an agent that had one (agent_close_uffd() first). */
+int agent_open_uffd(struct agent_link *a, bool kernel_faults);
+int agent_close_uffd(struct agent_link *a);
+/* Hands over a descriptor (SCM_RIGHTS) for role. */
+int agent_send_fd(struct agent_link *a, enum ring_fd role, int fd);
+/* Sends a batch as it is, payload_bytes of payload copied in and (after) out. What comes out is the
+ * guest's word: check it (ring-check.h). */
+int64_t agent_call(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t arg, void *payload,
+		   uint32_t payload_bytes);
+const struct process *agent_process(const struct agent_link *a);
+/* Time the borrowed thread was stopped while attaching. */
+uint64_t agent_stopped_usec(const struct agent_link *a);
+/* CPU time of the agent's thread so far; 0 when it can't be told. */
+uint64_t agent_cpu_nsec(const struct agent_link *a);

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What agent-link.c (life cycle) and agent-call.c (batches) share; see agent-link.h. */
+#pragma once
+
+#include "daemon/agent-link.h"
+
+struct agent_link {
+	const struct process *process;
+	int ring_fd;
+	int event_fd; /* ours; the agent's copy is written after each batch */
+	int peer_fd;  /* our copy of the guest's RING_FD_SOCKET_PEER */
+	/* Shared with the guest: each word is read once and checked, nothing is kept there. */
+	struct ring_header *ring;
+	uint32_t published; /* batches that we published; the ring's word is for the agent */
+	uint32_t tag;	    /* of the last descriptor sent */
+	int32_t tid;	    /* of the agent's thread */
+	bool has_event;	    /* the agent has event_fd */
+	bool broken;	    /* it did not answer, or lied: no more batches */
+	uint64_t stopped_usec;
+};
+
+/* Sends one batch whose payload was written with agent_payload() and waits for its result, which is
+ * checked. -ESRCH, -ETIMEDOUT, -EPROTO: the link is broken. */
+int64_t agent_batch(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t arg,
+		    uint64_t timeout_usec);
+/* The payload of the next batch (before) or of the last (after agent_batch()). */
+uint8_t *agent_payload_next(struct agent_link *a);
+uint8_t *agent_payload_last(struct agent_link *a);
+/* Waits until the agent has done what was published. */
+int agent_wait_done(struct agent_link *a, uint64_t timeout_usec);
+/* Waits until the agent's thread has ended. */
+int agent_wait_exit(struct agent_link *a, uint64_t timeout_usec);

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Trust domain: the set of guests that may share pages with each other, and the trees that
+ * serve it. Pages of different domains never meet: each domain has its own key, trees and
+ * store, and nothing here takes two domains.
+ *
+ * A page that was read comes in by domain_offer(); what became of it goes back through the
+ * ledger. Owned by the daemon's loop.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/fingerprint.h"
+#include "daemon/ledger.h"
+#include "daemon/policy.h"
+#include "daemon/stable.h"
+#include "daemon/unstable.h"
+
+#define DOMAIN_NAME_MAX 64
+
+struct store;
+
+struct domain {
+	char *name; /* "self:PID" for a guest alone */
+	struct domain_key key;
+	struct ledger *ledger; /* the daemon's */
+	struct unstable *unstable;
+	struct stable *stable;
+	struct store *store; /* engine remap: the shared pages; NULL where the kernel has them */
+	unsigned n_members; /* those that enter or leave just now included */
+	enum policy_engine engine; /* of all members: KSM or REMAP */
+	uint64_t zeros;	     /* pages in state ZEROS */
+	uint64_t holes;	     /* pages in state HOLE */
+	uint64_t candidates; /* pages in state CANDIDATE */
+	uint64_t offered;    /* pages that became CANDIDATE or ZEROS, ever */
+	uint64_t offered_last_round; /* the same when the last round of the engine began */
+	bool round_running;
+	/* A guest left that could not give everything back: it may map any slot, so none is freed. */
+	bool store_lost;
+	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied */
+	struct domain *next;
+};
+
+int domain_new(struct ledger *l, const char *name, const struct domain_key *key,
+	       struct domain **ret);
+void domain_free(struct domain *d);
+
+enum domain_verdict {
+	DOMAIN_UNIQUE,	  /* now in the unstable tree */
+	DOMAIN_CANDIDATE, /* equal (by fingerprint) to a shared page: *ret_record */
+	DOMAIN_PAIR,	  /* equal (by fingerprint) to *ret_twin, a page in the unstable tree; the
+			     pages are to be compared, then domain_join() */
+	DOMAIN_LEFT_OUT,  /* a tree refused it (too many with this fingerprint, no memory) */
+};
+
+/* A YOUNG page was read and has this fingerprint. It is UNSTABLE, CANDIDATE or YOUNG afterwards,
+ * or PAIRING for DOMAIN_PAIR (until domain_join() or domain_forget_*()). */
+enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_id page,
+				 uint64_t fingerprint, record_id *ret_record, page_id *ret_twin);
+/* The page was read and holds zeros. */
+void domain_offer_zeros(struct domain *d, struct ledger_block *b, page_id page);
+/*
+ * Two pages were found equal byte by byte and have this identity: makes (or finds) the record,
+ * and both become candidates. slot is the store's copy, or none.
+ */
+int domain_join(struct domain *d, uint64_t fingerprint, const struct identity *id, slot_id slot,
+		struct ledger_block *b1, page_id p1, struct ledger_block *b2, page_id p2,
+		record_id *ret);
+/* The page equals this record's: it waits for the engine. */
+void domain_make_candidate(struct domain *d, struct ledger_block *b, page_id page, record_id r);
+/* Takes the page out of the trees and makes it YOUNG with this wait, or ABSENT. The page was
+ * written or went away. */
+void domain_forget_young(struct domain *d, struct ledger_block *b, page_id page, unsigned wait);
+void domain_forget_absent(struct domain *d, struct ledger_block *b, page_id page);
+/* The engine merged the page: CANDIDATE (or ZEROS) -> SHARED. */
+void domain_merged(struct domain *d, struct ledger_block *b, page_id page, record_id record);
+/* The engine made a hole of a page of zeros: ZEROS -> HOLE. */
+void domain_made_hole(struct domain *d, struct ledger_block *b, page_id page);
+/* Memory of the trees. */
+uint64_t domain_bytes(const struct domain *d);

@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A guest enters or leaves.
+ *
+ * Entering, on a worker: identify the process, find its RAM, plant the agent, make the tracker,
+ * note QEMU's MERGEABLE marks in a file (kept.h) and take them away. Each step is undone when a later
+ * one fails, in reverse order. SIGKILL of the daemon in between leaves at most a waiting agent and a
+ * guest without MERGEABLE marks: both harmless. The next daemon reads what was kept and adopts the
+ * agent.
+ *
+ * Leaving, on a worker: give the marks back (which un-shares), disarm the tracker, detach the agent,
+ * remove the file; then, on the loop, the pages leave the trees and the ledger.
+ */
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "daemon/kept.h"
+#include "daemon/manager.h"
+#include "daemon/merge-remap.h"
+#include "daemon/refusal.h"
+
+#define REASON_MAX 256
+/* What a guest may use of its CPU share at once after a rest. */
+#define CPU_BURST_USEC (200 * USEC_PER_MSEC)
+
+struct enroll {
+	struct work work; /* must be first */
+	struct manager *mgr;
+	struct policy policy;
+	struct kept kept; /* the worker's until done */
+	struct member *m; /* being made; the worker's until done */
+	struct ram_block blocks[RAM_BLOCKS_MAX];
+	size_t n_blocks;
+	bool unmarked; /* QEMU's marks are noted and taken away */
+	int error;
+	char reason[REASON_MAX];
+	enroll_done_fn *done;
+	void *userdata;
+};
+
+struct leave {
+	struct work work; /* must be first */
+	struct manager *mgr;
+	struct member *m;
+	int error;
+	char reason[REASON_MAX];
+	enroll_done_fn *done;
+	void *userdata;
+};
+
+/* --- entering ----------------------------------------------------------------------- */
+
+static int refuse(struct enroll *e, int r, const char *what)
+{
+	if (!*e->reason)
+		(void)snprintf(e->reason, sizeof(e->reason), "%s: %s", what, strerror(-r));
+	e->error = r;
+	return r;
+}
+
+/* The blocks that an engine can serve. */
+static void choose_blocks(struct enroll *e, const struct guest_memory *memory)
+{
+	for (size_t i = 0; i < memory->n_blocks; i++)
+		if (!*memory->blocks[i].refusal)
+			e->blocks[e->n_blocks++] = memory->blocks[i];
+}
+
+static int plant_agent(struct enroll *e)
+{
+	char why[AGENT_REASON_MAX] = "";
+	int r;
+
+	if (!e->policy.inject) {
+		(void)snprintf(e->reason, sizeof(e->reason),
+			       "engine ksm marks memory from inside the guest's process, and its policy "
+			       "says inject=no");
+		return refuse(e, -EPERM, "");
+	}
+	r = agent_adopt(e->m->process, why, &e->m->agent);
+	if (r == -ENOENT)
+		r = agent_attach(e->m->process, why, &e->m->agent);
+	if (r < 0)
+		(void)snprintf(e->reason, sizeof(e->reason), "the agent cannot be planted: %s",
+			       *why ? why : strerror(-r));
+	return r < 0 ? refuse(e, r, "") : 0;
+}
+
+static int try_tracker(struct enroll *e, enum tracker_kind kind)
+{
+	int uffd = -1;
+
+	if (kind == TRACKER_WP) {
+		/* One that an earlier daemon left is of no use any more. */
+		(void)agent_close_uffd(e->m->agent);
+		/* Engine remap makes the kernel's own accesses (KVM, vhost) wait as well. */
+		uffd = agent_open_uffd(e->m->agent, e->m->policy.engine == POLICY_ENGINE_REMAP);
+		if (uffd < 0)
+			return uffd;
+	}
+	return tracker_new(kind, e->m->process, uffd,
+			   e->m->policy.thp == THP_KEEP ? TRACKER_THP_KEEP : TRACKER_THP_ARM,
+			   &e->m->tracker);
+}
+
+static int make_tracker(struct enroll *e)
+{
+	static const enum tracker_kind kinds[] = { TRACKER_WP, TRACKER_SOFTDIRTY, TRACKER_REHASH };
+	static const enum policy_tracker asked[] = {
+		POLICY_TRACKER_WP, POLICY_TRACKER_SOFTDIRTY, POLICY_TRACKER_REHASH,
+	};
+	int r = -EOPNOTSUPP;
+
+	/* The transactions of engine remap need the userfaultfd that wp brings. */
+	for (size_t i = 0; i < (e->m->policy.engine == POLICY_ENGINE_REMAP ? 1 : ARRAY_SIZE(kinds)) && r < 0;
+	     i++)
+		if (e->policy.tracker == POLICY_TRACKER_AUTO || e->policy.tracker == asked[i])
+			r = try_tracker(e, kinds[i]);
+	for (size_t i = 0; i < e->n_blocks && r >= 0; i++)
+		r = tracker_arm(e->m->tracker, e->blocks[i].start, e->blocks[i].n_pages);
+	return r < 0 ? refuse(e, r, "its memory cannot be tracked") : 0;
+}
+
+static void undo_enter(struct enroll *e)
+{
+	char why[AGENT_REASON_MAX];
+	bool given_back = !e->unmarked || merge_ksm_leave(e->m) >= 0;
+
+	tracker_free(e->m->tracker);
+	e->m->tracker = NULL;
+	if (e->m->agent)
+		(void)agent_detach(e->m->agent, why);
+	e->m->agent = NULL;
+	if (e->unmarked && given_back)
+		kept_remove(e->mgr->guests_fd, e->m->process);
+}
+
+static void enter_run(struct work *w)
+{
+	struct enroll *e = (struct enroll *)w;
+	bool remap = e->m->policy.engine == POLICY_ENGINE_REMAP;
+	const char *what = "";
+	int r;
+
+	if (remap) {
+		r = refusal_of_remap(e->m->process, e->reason);
+		if (r < 0) {
+			(void)refuse(e, r, "engine remap cannot be checked for");
+			return;
+		}
+	}
+	if (plant_agent(e) < 0)
+		return;
+	FAULT_POINT("enroll-attached");
+	if (make_tracker(e) < 0) {
+		undo_enter(e);
+		return;
+	}
+	r = merge_ksm_enter(e->m, e->mgr->guests_fd, &e->kept, &what);
+	FAULT_POINT("enroll-unmarked");
+	e->unmarked = r >= 0;
+	if (r < 0) {
+		(void)refuse(e, r, what);
+		undo_enter(e);
+		return;
+	}
+	r = remap ? merge_remap_enter(e->m) : 0;
+	if (r < 0) {
+		(void)refuse(e, r, "the store cannot be handed over");
+		undo_enter(e);
+	}
+}
+
+static void drop_blocks(struct manager *mgr, struct member *m)
+{
+	for (size_t i = 0; i < m->n_blocks; i++) {
+		struct ledger_block *b = m->blocks[i];
+		const uint8_t *states = ledger_states(mgr->ledger, b);
+
+		for (uint32_t k = 0; (k = ledger_skip_absent(states, k, b->n_pages)) < b->n_pages; k++)
+			domain_forget_absent(m->domain, b, PAGE_ID(b->first.n + k));
+		ledger_remove_block(mgr->ledger, b);
+	}
+	m->n_blocks = 0;
+}
+
+/* The worker succeeded: the loop's tables follow. */
+static int admit(struct enroll *e)
+{
+	struct manager *mgr = e->mgr;
+	struct member *m = e->m;
+	int r = 0;
+
+	for (size_t i = 0; i < e->n_blocks && r >= 0; i++) {
+		r = ledger_add_block(mgr->ledger, m, e->blocks[i].start, e->blocks[i].n_pages,
+				     &m->blocks[i]);
+		if (r < 0)
+			break;
+		m->blocks[i]->vm_flags = e->blocks[i].flags;
+		m->n_blocks++;
+	}
+	if (r < 0) {
+		drop_blocks(mgr, m);
+		return refuse(e, r, "the ledger has no room for it");
+	}
+	m->next = mgr->members;
+	mgr->members = m;
+	mgr->n_members++;
+	return 0;
+}
+
+static void log_entered(const struct member *m)
+{
+	struct log_guest who = member_log(m);
+
+	log_full(LOG_INFO, &who, "enrolled in domain %s, tracked by %s, one thread stopped for %lu us",
+		 m->domain->name, tracker_kind_to_string(tracker_kind(m->tracker)),
+		 (unsigned long)agent_stopped_usec(m->agent));
+}
+
+static void enter_done(struct work *w)
+{
+	struct enroll *e = (struct enroll *)w;
+	struct manager *mgr = e->mgr;
+	struct guest *g = e->m->guest;
+
+	mgr->n_entering--;
+	budget_charge(&mgr->cpu, e->work.cpu_nsec, now_usec());
+	if (mgr->stopping) {
+		e->error = -ECANCELED;
+		(void)snprintf(e->reason, sizeof(e->reason), "the daemon is stopping");
+	} else if (e->error == 0 && admit(e) < 0) {
+		undo_enter(e);
+	}
+	if (e->error == 0) {
+		g->member = e->m;
+		(void)guest_apply(g, GUEST_ENTERED, NULL);
+		log_entered(e->m);
+	} else {
+		(void)guest_apply(g, GUEST_ENTER_FAILED, e->reason);
+	}
+	e->done(g, e->error, e->reason, e->userdata);
+	if (!process_alive(e->m->process))
+		kept_remove(mgr->guests_fd, e->m->process);
+	if (e->error < 0) {
+		manager_leave_domain(mgr, e->m->domain);
+		member_unref(e->m);
+	} else if (g->state == GUEST_GONE) { /* exited while it entered */
+		enroll_lost(mgr, e->m);
+	}
+	kept_done(&e->kept);
+	free(e);
+	manager_schedule(mgr);
+}
+
+enum policy_engine enroll_engine(const struct manager *mgr, const struct policy *p)
+{
+	if (p->engine != POLICY_ENGINE_AUTO)
+		return p->engine;
+	/* KSM was given this domain by the administrator; all others are remap's. */
+	return mgr->merge_ksm && streq(p->domain, mgr->config->ksm_domain) ? POLICY_ENGINE_KSM
+									  : POLICY_ENGINE_REMAP;
+}
+
+static struct member_policy member_policy_of(const struct manager *mgr, const struct policy *p)
+{
+	enum policy_engine engine = enroll_engine(mgr, p);
+
+	return (struct member_policy){
+		.engine = engine,
+		.min_age_usec = p->min_age_usec,
+		.thp = p->thp_split ? THP_SPLIT : THP_KEEP,
+		.thp_split = p->thp_split,
+		.max_maps = engine == POLICY_ENGINE_KSM ? MIN(p->max_maps, mgr->config->ksm_max_ranges)
+						       : p->max_maps,
+		.cow_backoff_usec = p->cow_backoff_usec,
+	};
+}
+
+/* Thousandths of a CPU are so many nanoseconds a second. */
+static uint64_t cpu_rate(const struct policy *p)
+{
+	return (uint64_t)p->cpu_permille * (NSEC_PER_SEC / 1000);
+}
+
+static uint64_t cpu_burst(const struct policy *p)
+{
+	return cpu_rate(p) / USEC_PER_SEC * CPU_BURST_USEC;
+}
+
+int enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy)
+{
+	if (m->busy)
+		return -EBUSY;
+	m->policy = member_policy_of(mgr, policy);
+	budget_set_rate(&m->cpu, cpu_rate(policy), cpu_burst(policy), now_usec());
+	return 0;
+}
+
+static struct member *new_member(const struct manager *mgr, struct guest *g, const struct policy *p)
+{
+	struct member *m = calloc(1, sizeof(*m));
+
+	if (!m)
+		return NULL;
+	m->refs = 1;
+	m->guest = guest_ref(g);
+	m->process = &g->process;
+	m->policy = member_policy_of(mgr, p);
+	budget_init(&m->cpu, cpu_rate(p), cpu_burst(p), now_usec());
+	return m;
+}
+
+static int enter_domain(struct manager *mgr, struct member *m, const struct policy *policy)
+{
+	char name[DOMAIN_NAME_MAX];
+
+	if (streq(policy->domain, POLICY_SELF))
+		(void)snprintf(name, sizeof(name), "self:%d", (int)m->process->pid);
+	else
+		(void)snprintf(name, sizeof(name), "%s", policy->domain);
+	return manager_enter_domain(mgr, name, m->policy.engine, &m->domain);
+}
+
+/* What later daemons must know; the marks come in the worker. */
+static int keep(struct enroll *e)
+{
+	char value[POLICY_VALUE_MAX], reason[POLICY_REASON_MAX];
+	int r = 0;
+
+	policy_init_empty(&e->kept.asked);
+	for (enum policy_field f = 0; f < POLICY_FIELD_MAX && r >= 0; f++) {
+		if (e->policy.source[f] != POLICY_SOURCE_RUNTIME)
+			continue;
+		policy_format(&e->policy, f, value);
+		r = policy_set(&e->kept.asked, f, value, POLICY_SOURCE_RUNTIME, "", reason);
+	}
+	for (size_t i = 0; i < e->n_blocks && r >= 0; i++)
+		r = range_set_add(&e->kept.ram, e->blocks[i].start.addr,
+				  hva_add_pages(e->blocks[i].start, e->blocks[i].n_pages).addr);
+	return r;
+}
+
+int enroll_start(struct manager *mgr, struct guest *g, const struct policy *policy,
+		 enroll_done_fn *done, void *userdata)
+{
+	struct enroll *e;
+	int r;
+
+	if (mgr->n_members + mgr->n_entering >= MEMBERS_MAX)
+		return -ENOSPC;
+	r = guest_apply(g, GUEST_ENROLL, NULL);
+	if (r < 0)
+		return r;
+	e = calloc(1, sizeof(*e));
+	if (e) {
+		*e = (struct enroll){
+			.work = { .run = enter_run, .done = enter_done },
+			.mgr = mgr,
+			.policy = *policy,
+			.done = done,
+			.userdata = userdata,
+			.m = new_member(mgr, g, policy),
+		};
+		choose_blocks(e, &g->memory);
+	}
+	r = e && e->m ? keep(e) : -ENOMEM;
+	if (r >= 0)
+		r = enter_domain(mgr, e->m, policy);
+	if (r >= 0)
+		r = work_submit(mgr->pool, &e->work);
+	if (r < 0) {
+		if (e && e->m) {
+			manager_leave_domain(mgr, e->m->domain);
+			member_unref(e->m);
+		}
+		if (e)
+			kept_done(&e->kept);
+		free(e);
+		(void)guest_apply(g, GUEST_ENTER_FAILED, "there is no memory or no room for more work");
+		return r;
+	}
+	mgr->n_entering++;
+	return 0;
+}
+
+/* --- leaving -------------------------------------------------------------------------- */
+
+static void forget_member(struct manager *mgr, struct member *m)
+{
+	struct member **at = &mgr->members;
+
+	while (*at && *at != m)
+		at = &(*at)->next;
+	assert(*at == m);
+	*at = m->next;
+	mgr->n_members--;
+	drop_blocks(mgr, m);
+	manager_leave_domain(mgr, m->domain);
+	m->guest->member = NULL;
+	member_unref(m);
+}
+
+static void leave_run(struct work *w)
+{
+	struct leave *l = (struct leave *)w;
+	struct member *m = l->m;
+	char why[AGENT_REASON_MAX] = "";
+	int r = m->policy.engine == POLICY_ENGINE_REMAP ? merge_remap_leave(m, l->reason, sizeof(l->reason))
+							: 0;
+
+	if (r >= 0)
+		r = merge_ksm_leave(m);
+
+	if (r < 0 && r != -ESRCH) {
+		/* No memory for private copies, most likely: the guest keeps what it shares. */
+		l->error = r;
+		(void)snprintf(l->reason, sizeof(l->reason),
+			       "its shared pages cannot be given back (%s): they stay shared", strerror(-r));
+	}
+	tracker_free(TAKE_PTR(m->tracker));
+	r = agent_detach(TAKE_PTR(m->agent), why);
+	if (r < 0 && r != -ESRCH && l->error == 0) {
+		l->error = r;
+		(void)snprintf(l->reason, sizeof(l->reason), "the agent could not be removed: %s",
+			       *why ? why : strerror(-r));
+	}
+	/* Last of all: until everything was given back a later daemon must know of this guest. */
+	FAULT_POINT("enroll-left");
+	if (l->error == 0)
+		kept_remove(l->mgr->guests_fd, m->process);
+}
+
+static void leave_done(struct work *w)
+{
+	struct leave *l = (struct leave *)w;
+	struct log_guest who = member_log(l->m);
+
+	log_full(l->error < 0 ? LOG_WARNING : LOG_INFO, &who, "has left domain %s%s%s", l->m->domain->name,
+		 *l->reason ? ": " : "", l->reason);
+	l->m->busy = false;
+	if (l->error < 0)
+		l->m->domain->store_lost = true;
+	(void)guest_apply(l->m->guest, GUEST_LEFT, l->reason);
+	if (l->done)
+		l->done(l->m->guest, l->error, l->reason, l->userdata);
+	if (!l->mgr->stopping)
+		forget_member(l->mgr, l->m);
+	free(l);
+}
+
+int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, void *userdata)
+{
+	struct leave *l;
+
+	int r = guest_apply(m->guest, GUEST_UNENROLL, NULL);
+
+	if (r < 0)
+		return r;
+	if (m->gone || m->leave)
+		return -EALREADY;
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	*l = (struct leave){
+		.work = { .run = leave_run, .done = leave_done },
+		.mgr = mgr,
+		.m = m,
+		.done = done,
+		.userdata = userdata,
+	};
+	m->leave = l;
+	m->gone = true;
+	if (!m->busy)
+		enroll_finish_leaving(mgr, m);
+	return 0;
+}
+
+void enroll_lost(struct manager *mgr, struct member *m)
+{
+	if (m->gone)
+		return;
+	m->gone = true;
+	if (!m->busy)
+		enroll_finish_leaving(mgr, m);
+}
+
+void enroll_finish_leaving(struct manager *mgr, struct member *m)
+{
+	struct leave *l = m->leave;
+
+	assert(m->gone && !m->busy);
+	if (!l) {
+		struct log_guest who = member_log(m);
+
+		log_full(LOG_INFO, &who, "has exited");
+		if (!process_alive(m->process))
+			kept_remove(mgr->guests_fd, m->process);
+		forget_member(mgr, m);
+		return;
+	}
+	m->busy = true;
+	if (work_submit(mgr->pool, &l->work) < 0) {
+		/* The queue is full: better late on this thread than never. */
+		leave_run(&l->work);
+		leave_done(&l->work);
+	}
+}

@@ -1,0 +1,551 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "daemon/enrolment.h"
+
+#include "common/kernel.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "daemon/kept.h"
+#include "daemon/wish.h"
+
+/* A look is fresh enough to enter on. */
+#define LOOK_FRESH_USEC USEC_PER_SEC
+/* What the ledger and the trees take for a page at most, unless it is shared. */
+#define TREE_PAGE_BYTES 24U
+/* A policy that cannot be adapted now, because a job of the member reads it. */
+#define ADAPT_RETRY_USEC (200 * USEC_PER_MSEC)
+/* Timers need not be exact. */
+#define TIMER_SLACK_USEC (100 * USEC_PER_MSEC)
+
+static struct log_guest log_of(const struct guest *g)
+{
+	return (struct log_guest){ g->name, g->uuid, g->process.pid };
+}
+
+/* --- why not --------------------------------------------------------------------------- */
+
+/* A trust domain has one engine: its guests share one store, or the kernel's tree. */
+static bool other_engine(const struct manager *mgr, const struct guest *g, const char *domain,
+			 enum policy_engine engine)
+{
+	for (const struct member *m = mgr->members; m; m = m->next)
+		if (m->guest != g && streq(m->domain->name, domain) && m->domain->engine != engine)
+			return true;
+	return false;
+}
+
+/* Why no engine of this daemon can serve the guest under this policy. */
+static bool engine_refuses(const struct manager *mgr, const struct guest *g, const struct policy *p,
+			   char ret_reason[GUEST_REASON_BYTES])
+{
+	const size_t size = GUEST_REASON_BYTES;
+	enum policy_engine engine = enroll_engine(mgr, p);
+
+	if (engine == POLICY_ENGINE_ZERO)
+		(void)snprintf(ret_reason, size, "engine zero is not in this version: use remap or ksm");
+	else if (*g->engine_refusal[engine])
+		(void)snprintf(ret_reason, size, "%s", g->engine_refusal[engine]);
+	else if (other_engine(mgr, g, p->domain, engine))
+		(void)snprintf(ret_reason, size,
+			       "the other guests of domain %s are served by another engine than %s",
+			       p->domain, policy_engine_to_string(engine));
+	else if (engine == POLICY_ENGINE_REMAP && !kernel_allows_engine_remap())
+		(void)snprintf(ret_reason, size,
+			       "this kernel does not offer what engine remap needs: memshared --check "
+			       "says what");
+	else if (engine == POLICY_ENGINE_REMAP)
+		return false;
+	else if (!mgr->merge_ksm)
+		(void)snprintf(ret_reason, size, "engine ksm: %s", mgr->ksm_reason);
+	else if (!streq(p->domain, mgr->config->ksm_domain))
+		(void)snprintf(ret_reason, size,
+			       "engine ksm serves domain %s only (KSM has one tree for the whole host), and "
+			       "this guest is in domain %s",
+			       mgr->config->ksm_domain, p->domain);
+	else
+		return false;
+	return true;
+}
+
+/* Would the guest's bookkeeping pass TreeMemoryMax? */
+static bool exceeds_tree_memory(const struct manager *mgr, const struct guest *g,
+				char ret_reason[GUEST_REASON_BYTES])
+{
+	uint64_t max = mgr->config->tree_memory_max_bytes;
+	uint64_t need = manager_overhead_bytes(mgr) + memory_total_pages(&g->memory) * TREE_PAGE_BYTES;
+
+	if (max == 0)
+		max = mgr->pressure.last.total_bytes / 100;
+	if (need <= max || max == 0)
+		return false;
+	(void)snprintf(ret_reason, GUEST_REASON_BYTES,
+		       "the daemon's bookkeeping would need %llu MiB with this guest, and TreeMemoryMax is "
+		       "%llu MiB",
+		       (unsigned long long)(need >> 20), (unsigned long long)(max >> 20));
+	return true;
+}
+
+/* The same with what is particular to this guest. */
+static bool refuses(const struct guest *g, const struct policy *p, char ret_reason[GUEST_REASON_BYTES])
+{
+	const struct enrolment *e = g->enrolment;
+
+	if (p->enabled != POLICY_YES)
+		return false;
+	if (*e->tied_to && !streq(e->tied_to, p->domain)) {
+		(void)snprintf(ret_reason, GUEST_REASON_BYTES,
+			       "pages of its former domain %s could not be given back: until it is enrolled "
+			       "and unenrolled there again it enters no other",
+			       e->tied_to);
+		return true;
+	}
+	return engine_refuses(e->mgr, g, p, ret_reason) ||
+	       (g->state != GUEST_ENROLLED && exceeds_tree_memory(e->mgr, g, ret_reason));
+}
+
+/* Notes in e->reason why the guest is not to be in; false when nothing keeps it out. */
+static bool is_refused(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	char why[GUEST_REASON_BYTES] = "";
+	bool refused = refuses(g, &e->policy, why);
+
+	if (e->facts && *e->facts->policy_error && e->policy.enabled == POLICY_NO)
+		(void)snprintf(why, sizeof(why), "its libvirt metadata is refused: %.200s",
+			       e->facts->policy_error);
+	else if (e->policy.enabled == POLICY_ESTIMATE)
+		(void)snprintf(why, sizeof(why),
+			       "its policy says enabled=estimate: it is never merged; memsharectl estimate "
+			       "says what sharing would save");
+	if (*why && !streq(why, e->reason) && e->policy.enabled != POLICY_ESTIMATE) {
+		struct log_guest who = log_of(g);
+
+		log_full(LOG_WARNING, &who, "is not enrolled: %s", why);
+	}
+	if (*why || e->failures == 0)
+		memcpy(e->reason, why, sizeof(why));
+	return refused;
+}
+
+/* --- steps ------------------------------------------------------------------------------ */
+
+static int on_retry(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	enrolment_review(userdata);
+	return 0;
+}
+
+static void review_later(struct guest *g, uint64_t usec)
+{
+	struct enrolment *e = g->enrolment;
+
+	if (e->timer) {
+		(void)sd_event_source_set_time_relative(e->timer, usec);
+		(void)sd_event_source_set_enabled(e->timer, SD_EVENT_ONESHOT);
+	} else if (sd_event_add_time_relative(e->mgr->event, &e->timer, CLOCK_MONOTONIC, usec,
+					      TIMER_SLACK_USEC, on_retry, g) < 0) {
+		e->timer = NULL;
+	}
+}
+
+/* The client hears how it ended. */
+static void settle(struct guest *g, int r, const char *reason)
+{
+	struct enrolment *e = g->enrolment;
+	enroll_done_fn *done = e->done;
+	void *userdata = e->userdata;
+
+	if (!done)
+		return;
+	e->done = NULL;
+	e->userdata = NULL;
+	if (r < 0 && r != -ESRCH) {
+		e->runtime = e->before;
+		e->failures = 0;
+		e->retry_usec = 0;
+		review_later(g, 0);
+	}
+	done(g, r, reason, userdata);
+}
+
+static void note_failure(struct guest *g, int r, const char *reason)
+{
+	struct enrolment *e = g->enrolment;
+	struct log_guest who = log_of(g);
+	uint64_t wait;
+
+	if (!*reason)
+		reason = strerror(-r);
+	if (e->failures == 0 || !streq(e->reason, reason))
+		log_full(LOG_WARNING, &who, "is not as its policy says: %s", reason);
+	e->failures++;
+	wait = wish_backoff_usec(e->failures);
+	e->retry_usec = now_usec() + wait;
+	(void)snprintf(e->reason, sizeof(e->reason), "%s", reason);
+	review_later(g, wait);
+	settle(g, r, e->reason);
+}
+
+/* Others may wait for what this guest has given up: a domain's engine, room. */
+static void review_waiting(struct manager *mgr)
+{
+	for (struct guest *g = registry_guests(mgr->registry); g; g = g->next)
+		if (g->enrolment && g->enrolment->policy.enabled == POLICY_YES &&
+		    (g->state == GUEST_READY || g->state == GUEST_REFUSED))
+			review_later(g, 0);
+}
+
+static void on_entered(struct guest *g, int r, const char *reason, void *userdata _unused_)
+{
+	struct enrolment *e = g->enrolment;
+
+	if (!e || e->mgr->stopping || g->state == GUEST_GONE)
+		return;
+	if (r < 0) {
+		note_failure(g, r, reason);
+		return;
+	}
+	e->failures = 0;
+	e->reason[0] = '\0';
+	e->tied_to[0] = '\0';
+	enrolment_review(g);
+}
+
+static void on_left(struct guest *g, int r, const char *reason, void *userdata _unused_)
+{
+	struct enrolment *e = g->enrolment;
+
+	if (!e || e->mgr->stopping || g->state == GUEST_GONE)
+		return;
+	if (r < 0 && r != -ESRCH)
+		(void)snprintf(e->tied_to, sizeof(e->tied_to), "%s", e->entered.domain);
+	else
+		e->tied_to[0] = '\0';
+	if (r < 0)
+		note_failure(g, r, reason);
+	else
+		review_later(g, 0);
+	/* Once its member is gone. */
+	review_waiting(e->mgr);
+}
+
+static void enter(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	int r;
+
+	if (g->needs_uffd) {
+		note_failure(g, -EAGAIN, "QEMU needs userfaultfd for itself: an incoming migration or a "
+					 "background snapshot");
+		return;
+	}
+	e->entered = e->policy;
+	g->memory_changed = false;
+	r = enroll_start(e->mgr, g, &e->policy, on_entered, NULL);
+	if (r < 0)
+		note_failure(g, r,
+			     r == -ENOSPC ? "there is no room for more guests"
+			     : r == -EPERM || r == -EAGAIN ? g->reason : "");
+}
+
+static void on_looked(struct guest *g, int r, const char *reason, void *userdata)
+{
+	struct guest *asked = userdata; /* a reference */
+	struct enrolment *e = asked->enrolment;
+
+	if (e && !e->mgr->stopping && asked->state != GUEST_GONE) {
+		e->looking = false;
+		if (r < 0) {
+			note_failure(asked, r, reason);
+		} else if (g == asked) {
+			e->looked_usec = now_usec();
+			enrolment_review(g);
+		}
+	}
+	guest_unref(asked);
+}
+
+static void look_or_enter(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	int r;
+
+	if (e->looked_usec && now_usec() - e->looked_usec < LOOK_FRESH_USEC) {
+		enter(g);
+		return;
+	}
+	r = registry_look_at(e->mgr->registry, g->process.pid, on_looked, guest_ref(g));
+	e->looking = r >= 0;
+	if (r < 0) {
+		note_failure(g, r, "");
+		guest_unref(g);
+	}
+}
+
+static void leave(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	int r = enroll_leave(e->mgr, g->member, on_left, NULL);
+
+	/* Its worker ends some time, and then it is looked at again. */
+	if (r < 0)
+		review_later(g, ADAPT_RETRY_USEC);
+}
+
+static void adapt(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+
+	if (enroll_adapt(e->mgr, g->member, &e->policy) < 0) {
+		review_later(g, ADAPT_RETRY_USEC);
+		return;
+	}
+	e->entered = e->policy;
+	(void)kept_set_asked(e->mgr->guests_fd, &g->process, &e->runtime);
+	settle(g, 0, "");
+}
+
+/* --- the review ---------------------------------------------------------------------------- */
+
+void enrolment_review(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	struct wish w;
+
+	if (!e || e->mgr->stopping || g->state == GUEST_GONE || e->looking)
+		return;
+	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, &e->runtime,
+		     &e->policy);
+	wish_refuse_engines(g, e->facts);
+	w = (struct wish){
+		.policy = &e->policy,
+		.entered = &e->entered,
+		/* "auto" follows the configuration: KSM's domain may be another now. */
+		.moved = g->member && enroll_engine(e->mgr, &e->policy) != g->member->policy.engine,
+		.refused = is_refused(g),
+		.held = e->held,
+		.resting = now_usec() < e->retry_usec,
+	};
+	switch (wish_step(g, &w)) {
+	case WISH_ENTER:
+		look_or_enter(g);
+		break;
+	case WISH_LEAVE:
+		leave(g);
+		break;
+	case WISH_ADAPT:
+		adapt(g);
+		break;
+	case WISH_NOTHING:
+		if (g->state == GUEST_ENROLLED || e->policy.enabled != POLICY_YES)
+			settle(g, 0, "");
+		else
+			settle(g, -EPERM, e->reason);
+		break;
+	case WISH_WAIT:
+		if (e->held && g->state != GUEST_ENTERING && g->state != GUEST_LEAVING) {
+			(void)snprintf(e->reason, sizeof(e->reason),
+				       "its memory is still coming in (migration)");
+			settle(g, -EAGAIN, e->reason);
+		} else if (w.resting) {
+			review_later(g, e->retry_usec - MIN(now_usec(), e->retry_usec));
+		}
+		break;
+	case WISH_STEP_MAX:
+		break;
+	}
+}
+
+void enrolment_review_all(struct manager *mgr)
+{
+	for (struct guest *g = registry_guests(mgr->registry), *next; g; g = next) {
+		next = g->next;
+		if (g->enrolment) {
+			g->enrolment->failures = 0;
+			g->enrolment->retry_usec = 0;
+		}
+		enrolment_review(g);
+	}
+}
+
+/* --- guests come and go ------------------------------------------------------------------------ */
+
+static void enrolment_free(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+
+	if (!e)
+		return;
+	settle(g, -ESRCH, "the process has exited");
+	g->enrolment = NULL;
+	(void)sd_event_source_disable_unref(e->timer);
+	libvirt_facts_free(e->facts);
+	free(e);
+}
+
+void enrolment_free_all(struct manager *mgr)
+{
+	if (!mgr->registry)
+		return;
+	for (struct guest *g = registry_guests(mgr->registry); g; g = g->next)
+		enrolment_free(g);
+}
+
+/* A guest that is new to us: what clients had asked of an earlier daemon holds on. */
+static void remember(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	struct kept k = { 0 };
+	struct log_guest who = log_of(g);
+	int r = kept_load(e->mgr->guests_fd, &g->process, &k);
+
+	policy_init_empty(&e->runtime);
+	if (r >= 0)
+		e->runtime = k.asked;
+	else if (r != -ENOENT)
+		log_full(LOG_WARNING, &who,
+			 "was enrolled by an earlier daemon, and what that kept about it cannot be read (%s): "
+			 "what clients asked for is lost, and merge marks of ours count as QEMU's",
+			 strerror(-r));
+	kept_done(&k);
+}
+
+void enrolment_guest_changed(struct guest *g, void *userdata)
+{
+	struct manager *mgr = userdata;
+
+	if (g->state == GUEST_GONE) {
+		enrolment_free(g);
+		if (g->member)
+			enroll_lost(mgr, g->member);
+		review_waiting(mgr);
+		return;
+	}
+	if (!g->enrolment) {
+		g->enrolment = calloc(1, sizeof(*g->enrolment));
+		if (!g->enrolment)
+			return; /* it is left alone */
+		g->enrolment->mgr = mgr;
+		remember(g);
+	}
+	enrolment_review(g);
+}
+
+/* What clients asked for has been persisted, and comes from libvirt now. */
+static void forget_runtime(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	struct policy nothing, then;
+
+	policy_init_empty(&nothing);
+	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, &nothing, &then);
+	if (!e->runtime_until_facts || then.enabled != e->runtime.enabled)
+		return;
+	e->runtime = nothing;
+	e->runtime_until_facts = false;
+	(void)kept_set_asked(e->mgr->guests_fd, &g->process, &nothing);
+}
+
+void enrolment_set_facts(struct guest *g, struct libvirt_facts *facts, bool held)
+{
+	struct enrolment *e = g->enrolment;
+
+	if (!e) {
+		libvirt_facts_free(facts);
+		return;
+	}
+	libvirt_facts_free(e->facts);
+	e->facts = facts;
+	e->listed = facts;
+	e->held = held;
+	/* News: what failed before may work now. */
+	e->failures = 0;
+	e->retry_usec = 0;
+	if (facts) {
+		(void)guest_identify(g, GUEST_SOURCE_LIBVIRT, facts->name, facts->uuid);
+		forget_runtime(g);
+	} else {
+		/* What it calls itself comes with the next look. */
+		g->source = GUEST_SOURCE_PROC;
+	}
+	enrolment_review(g);
+}
+
+void enrolment_will_persist(struct guest *g, bool will)
+{
+	if (g->enrolment)
+		g->enrolment->runtime_until_facts = will;
+}
+
+/* --- clients ------------------------------------------------------------------------------------ */
+
+static bool is_moving(const struct guest *g)
+{
+	return g->enrolment->done || g->enrolment->looking || g->state == GUEST_ENTERING ||
+	       g->state == GUEST_LEAVING;
+}
+
+static void start_over(struct enrolment *e, enroll_done_fn *done, void *userdata)
+{
+	e->done = done;
+	e->userdata = userdata;
+	e->failures = 0;
+	e->retry_usec = 0;
+}
+
+int enrolment_ask(struct guest *g, const struct policy *asked, enroll_done_fn *done, void *userdata,
+		  char ret_reason[GUEST_REASON_BYTES])
+{
+	struct enrolment *e = g->enrolment;
+	struct policy then;
+
+	ret_reason[0] = '\0';
+	if (!e)
+		return -ENOMEM;
+	wish_refuse_engines(g, e->facts);
+	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, asked, &then);
+	/* On its way in just so (after a restart, say): the client may wait for that. */
+	if (!e->done && (e->looking || g->state == GUEST_ENTERING) && policy_equal(&then, &e->policy)) {
+		e->before = e->runtime;
+		e->done = done;
+		e->userdata = userdata;
+		return 0;
+	}
+	if (is_moving(g))
+		return -EBUSY;
+	if (g->state == GUEST_ENROLLED && policy_equal(&then, &e->entered))
+		return -EALREADY;
+	/* Before anything is changed: a guest that is in stays as it is. */
+	if (refuses(g, &then, ret_reason))
+		return -EPERM;
+	e->before = e->runtime;
+	e->runtime = *asked;
+	/* Whoever asks has just looked. */
+	e->looked_usec = now_usec();
+	start_over(e, done, userdata);
+	enrolment_review(g);
+	return 0;
+}
+
+int enrolment_release(struct guest *g, enroll_done_fn *done, void *userdata)
+{
+	struct enrolment *e = g->enrolment;
+	char reason[POLICY_REASON_MAX];
+	struct policy then, nothing;
+
+	if (!e)
+		return -ENOENT;
+	if (is_moving(g))
+		return -EBUSY;
+	if (g->state != GUEST_ENROLLED && e->policy.enabled != POLICY_YES)
+		return -ENOENT;
+	policy_init_empty(&nothing);
+	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, &nothing, &then);
+	e->runtime = nothing;
+	if (then.enabled == POLICY_YES)
+		(void)policy_set(&e->runtime, POLICY_FIELD_ENABLED, "no", POLICY_SOURCE_RUNTIME,
+				 "memsharectl unenroll", reason);
+	e->before = e->runtime;
+	start_over(e, done, userdata);
+	enrolment_review(g);
+	return 0;
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Enrolment: which guests should be in, with what policy, and what is done about the difference.
+ *
+ * Each guest of the registry has one. Whatever may change the answer ends in enrolment_review(): the
+ * guest was found or looks different, libvirt says something new of it, the configuration was
+ * reloaded, a client asked, a step has ended. The review resolves the guest's policy, asks
+ * wish_step() what to do, and does that one step; the end of the step brings the next review.
+ *
+ *   enter    a fresh look at the process (memory, devices, monitor), then enroll_start()
+ *   leave    enroll_leave(), which un-merges first. A guest that changes its trust domain leaves
+ *            and enters again, so nothing that it shared with the old one is left.
+ *   adapt    enroll_adapt()
+ *
+ * A guest that should be in and cannot is tried again after 5 s, then ever more rarely, down to
+ * every 5 minutes; anything new about it starts over.
+ *
+ * A guest whose pages could not be given back when it left (no memory for private copies) may still
+ * share with its former domain: until it has left that one properly it enters no other.
+ *
+ * Owned by the loop.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/domain.h"
+#include "daemon/libvirt-xml.h"
+#include "daemon/manager.h"
+#include "daemon/policy.h"
+
+struct enrolment {
+	struct manager *mgr;
+	struct libvirt_facts *facts; /* libvirt's word; NULL: it has none for this process */
+	uint64_t facts_serial;	     /* of the event that brought them */
+	bool listed;		     /* in the listing under way */
+	bool held;		     /* its memory is still coming in: an incoming migration */
+	struct policy runtime;	     /* what clients asked for */
+	bool runtime_until_facts;    /* it was written to libvirt, too, and is to come from there */
+	struct policy policy;	     /* effective, as of the last review */
+	struct policy entered;	     /* with which it was enrolled last */
+	char tied_to[DOMAIN_NAME_MAX]; /* see above; "" */
+	char reason[GUEST_REASON_BYTES]; /* why it is not as its policy says; "" */
+	bool looking;		     /* a look before entering is under way */
+	uint64_t looked_usec;	     /* monotonic: when it was last looked at for that */
+	unsigned failures;	     /* in a row */
+	uint64_t retry_usec;	     /* monotonic: not before */
+	sd_event_source *timer;
+	/* A client that waits for the guest to settle. */
+	enroll_done_fn *done;
+	void *userdata;
+	struct policy before; /* its run-time policy, to go back to when the client is refused */
+};
+
+/* The registry's registry_changed_fn, userdata is the manager. */
+void enrolment_guest_changed(struct guest *g, void *userdata);
+/* All guests: the configuration has changed. */
+void enrolment_review_all(struct manager *mgr);
+void enrolment_review(struct guest *g);
+/* libvirt says this of the guest's process, which was verified; takes facts over. NULL: it says
+ * nothing any more. held: its memory is still coming in. */
+void enrolment_set_facts(struct guest *g, struct libvirt_facts *facts, bool held);
+/* What clients asked for is being written to the guest's libvirt metadata: once libvirt says the
+ * same, the run-time policy is forgotten. false: it could not be written. */
+void enrolment_will_persist(struct guest *g, bool will);
+/* Forgets all; nothing is done to guests. */
+void enrolment_free_all(struct manager *mgr);
+
+/*
+ * A client asks for this policy (enabled=yes and what it gave beyond). 0: done is called once,
+ * when the guest is in or could not be let in, perhaps before this returns; in the latter case
+ * what was asked is forgotten. -EBUSY: the guest is on its way in or out; -EALREADY: it is
+ * enrolled just so; -EPERM: refused, ret_reason says why.
+ */
+int enrolment_ask(struct guest *g, const struct policy *asked, enroll_done_fn *done, void *userdata,
+		  char ret_reason[GUEST_REASON_BYTES]);
+/* A client wants it out: forgets what clients asked for, and where weaker layers would still have
+ * it in, forbids it. As above; -ENOENT: it is neither in nor wanted in. */
+int enrolment_release(struct guest *g, enroll_done_fn *done, void *userdata);

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The manager: owns the members and their domains, starts passes and merge rounds, lets guests
+ * in and out. Everything on the loop's thread; what waits is done by workers.
+ *
+ *   manager.c         tables, domains, the schedule of passes and rounds
+ *   enrolment.c       which guests should be in, and what is done about the difference
+ *   enroll.c          a guest enters (attach, tracker, ledger) or leaves (un-merge, detach)
+ *   libvirt-guests.c  what libvirt says, brought to the guests that it means
+ *   methods.c         the control interface's methods
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/budget.h"
+#include "daemon/config.h"
+#include "daemon/domain.h"
+#include "daemon/ksm.h"
+#include "daemon/ledger.h"
+#include "daemon/member.h"
+#include "daemon/merge-ksm.h"
+#include "daemon/merge-remap.h"
+#include "daemon/pass.h"
+#include "daemon/policy.h"
+#include "daemon/pressure.h"
+#include "daemon/registry.h"
+#include "daemon/work.h"
+
+/* Guests that can be enrolled at a time. */
+#define MEMBERS_MAX 1024U
+
+struct manager {
+	/* Immutable after manager_new(). */
+	sd_event *event;
+	struct work_pool *pool;
+	struct ledger *ledger;
+	uint64_t started_usec;
+	uint8_t secret[32]; /* of this host; the domains' keys are derived from it */
+
+	struct config *config;
+	struct ksm ksm;
+	bool ksm_there;
+	struct merge_ksm *merge_ksm;
+	struct merge_remap_stats remap_stats;
+	struct budget cpu, reads;
+	struct pass_env pass_env;
+	struct registry *registry;
+	struct libvirt_guests *libvirt; /* NULL: switched off */
+	struct domain *domains;
+	struct member *members;
+	unsigned n_members, n_entering;
+	struct pressure pressure;
+	sd_event_source *pressure_timer;
+	sd_event_source *timer;
+	bool stopping;
+	int guests_fd; /* what is kept about guests: kept.h */
+	char round_refusal[192]; /* why the last round could not start; "" when it did */
+	char ksm_reason[192]; /* why engine ksm cannot work; "" when it can */
+};
+
+#define MANAGER_REASON_MAX 384
+
+/* Takes the configuration over. On failure ret_reason says what could not be done. */
+int manager_new(sd_event *event, struct config *config, struct manager **ret,
+		char ret_reason[MANAGER_REASON_MAX]);
+/* Stops ksmd, puts the host's KSM settings back; the agents stay in the guests for the next
+ * daemon, merged pages stay merged. */
+void manager_free(struct manager *mgr);
+/* Puts a new configuration in force and takes it over. */
+void manager_reconfigure(struct manager *mgr, struct config *config);
+
+/* One more member for the domain of this name; made, with its store, when it is not there. -EXDEV
+ * when its members are served by another engine. */
+int manager_enter_domain(struct manager *mgr, const char *name, enum policy_engine engine,
+			 struct domain **ret);
+/* One member less; the domain goes with its last one. NULL is fine. */
+void manager_leave_domain(struct manager *mgr, struct domain *d);
+/* Starts what is due. Called whenever something that was waited for is over. */
+void manager_schedule(struct manager *mgr);
+/* pressure = auto, and memory is plentiful: nothing is read or merged. */
+bool manager_is_resting(const struct manager *mgr);
+/* What our own bookkeeping takes: trees, ledger, KSM's metadata. */
+uint64_t manager_overhead_bytes(const struct manager *mgr);
+
+/* --- enroll.c ---------------------------------------------------------------- */
+
+/* reason says why r < 0, in a sentence. */
+typedef void enroll_done_fn(struct guest *g, int r, const char *reason, void *userdata);
+
+/* The engine that serves a guest with this policy: AUTO is decided. */
+enum policy_engine enroll_engine(const struct manager *mgr, const struct policy *p);
+/* Lets a guest in with this policy. As guest_next_state() for GUEST_ENROLL, -ENOSPC, -ENOMEM, or
+ * 0: then done is called once, later. */
+int enroll_start(struct manager *mgr, struct guest *g, const struct policy *policy,
+		 enroll_done_fn *done, void *userdata);
+/* Un-merges the guest's pages, takes the agent out. done is called once, later; the
+ * member is gone then, also when r < 0 says that something of ours had to stay in it. */
+int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, void *userdata);
+/* Another policy for a guest that stays in; only what wish_must_reenter() allows may differ. -EBUSY:
+ * a job of the member reads the old one. */
+int enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy);
+/* The process has exited: nothing to undo. */
+void enroll_lost(struct manager *mgr, struct member *m);
+/* Called when a member that is gone is not busy any more. */
+void enroll_finish_leaving(struct manager *mgr, struct member *m);

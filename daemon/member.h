@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Member: a guest that is enrolled, as its trust domain sees it: RAM blocks in the ledger, agent,
+ * tracker, and what its last pass found.
+ *
+ * At most one job works for a member at a time (busy): the tracker and the agent belong to that
+ * job while it runs, everything else to the loop. Jobs of other members may read this guest's
+ * memory through the process (comparing twins); refs keeps it open until they are done. A guest
+ * that exits or is un-enrolled is marked gone at once; its pages leave the trees and the ledger when
+ * its own job is done, and the member is freed with the last reference.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/log.h"
+#include "daemon/agent-link.h"
+#include "daemon/budget.h"
+#include "daemon/domain.h"
+#include "daemon/guest.h"
+#include "daemon/ledger.h"
+#include "daemon/marks.h"
+#include "daemon/memory.h"
+#include "daemon/process.h"
+#include "daemon/range-set.h"
+#include "daemon/tracker.h"
+
+enum thp_policy {
+	THP_KEEP,  /* never split a huge page */
+	THP_SPLIT, /* split where at least thp_split pages of it are freed */
+};
+
+/* What the policy says, in the units that the pass and the engines want. */
+struct member_policy {
+	enum policy_engine engine; /* never AUTO: decided when the guest enters */
+	uint64_t min_age_usec;
+	enum thp_policy thp;
+	uint32_t thp_split;	 /* pages of 512 */
+	uint32_t max_maps;	 /* ranges that an engine may add */
+	uint64_t cow_backoff_usec; /* how long a page is left alone whose shared copy was written */
+};
+
+struct leave;
+
+struct member_counts {
+	uint64_t present_pages, huge_pages, swapped_pages; /* as of the last pass */
+	uint64_t read_pages;   /* read in the last pass */
+	uint64_t read_total;   /* ever */
+	uint64_t written_pages; /* reported written in the last pass */
+	uint64_t passes;
+	uint64_t pass_usec; /* how long the last pass took, waiting included */
+	uint64_t cpu_nsec; /* ever, all threads of ours for this guest */
+	uint64_t kept_huge_pages; /* candidates left alone because their huge page is kept whole */
+};
+
+struct member {
+	struct guest *guest;		/* a reference */
+	const struct process *process;	/* the guest's */
+	struct domain *domain;
+	struct agent_link *agent; /* NULL where injecting is not allowed or not possible */
+	struct tracker *tracker;
+	struct ledger_block *blocks[RAM_BLOCKS_MAX];
+	size_t n_blocks;
+	/* Engine ksm: what is marked MERGEABLE in each block now, and what QEMU had marked. */
+	struct marks {
+		struct mark *v;
+		size_t n;
+	} marks[RAM_BLOCKS_MAX];
+	/* Engine remap: mappings that we added (an upper bound), how much of the store the agent has
+	 * mapped, and pages that the last round left for good reasons. */
+	uint64_t n_maps, store_mapped_bytes, remap_left_pages;
+	struct range_set qemu_marks;
+	struct member_policy policy;
+	struct budget cpu; /* the policy's share, for passes over this guest */
+	struct member_counts counts;
+	uint64_t shared_pages;	/* sharers in this guest, verified */
+	uint64_t next_pass_usec; /* monotonic */
+	unsigned refs;
+	bool busy;
+	bool gone; /* exited or leaving: no new work */
+	struct leave *leave; /* how it leaves; NULL: it exited */
+	struct member *next;
+};
+
+struct member *member_ref(struct member *m);
+/* Frees the member with the last reference: the tracker disarms, the agent link closes. */
+void member_unref(struct member *m);
+/* For log lines. */
+struct log_guest member_log(const struct member *m);
+/* Passes to wait until a page counts as unchanged for usec, with passes every interval. */
+unsigned member_wait_passes(uint64_t usec, uint64_t interval_usec);

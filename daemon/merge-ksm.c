@@ -1,0 +1,724 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "daemon/merge-ksm.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/parse.h"
+#include "common/util.h"
+
+/* How often a running ksmd is looked at; also how far it can overrun its budget. */
+#define POLL_USEC (20 * USEC_PER_MSEC)
+/* Full scans to wait for after the last one that merged something: a page's first scan only
+ * takes its checksum, so two must pass without progress before nothing more can come. */
+#define IDLE_SCANS 2U
+/* Passes that a page waits which ksmd did not merge. */
+#define NOT_MERGED_WAIT 4U
+
+struct verified {
+	uint64_t pfn;
+	page_id page;
+};
+
+struct merge_ksm {
+	/* Immutable. */
+	sd_event *event;
+	struct work_pool *pool;
+	struct ledger *ledger;
+	struct ksm *ksm;
+	struct budget *cpu;
+	struct merge_ksm_config config;
+
+	/* The round. */
+	struct domain *domain;
+	struct member **members;
+	size_t n_members;
+	merge_ksm_done_fn *done;
+	void *userdata;
+	struct ksm_job *jobs; /* one a member */
+	size_t n_running;
+	int error;
+	sd_event_source *timer;
+	uint64_t started_usec, ksmd_nsec;
+	uint64_t full_scans, merged, progress_scan;
+	bool paused, converged;
+	struct merge_ksm_stats stats;
+};
+
+/* What a worker does for one member in MARK and VERIFY. */
+struct ksm_job {
+	struct work work; /* must be first */
+	struct merge_ksm *mk;
+	struct member *m;
+	int error;
+	struct ring_advise *advice;
+	uint32_t n_advice;
+	struct run_list {
+		struct page_run *v;
+		size_t n, size;
+	} runs;			  /* what the tracker said of the marked ranges */
+	struct verified *verified; /* frame of every present page in them */
+	size_t n_verified;
+	uint64_t rmap_items;
+};
+
+static void start_verify(struct merge_ksm *mk);
+
+const char *merge_ksm_phase_to_string(enum merge_ksm_phase p)
+{
+	static const char *const names[] = {
+		[MERGE_KSM_IDLE] = "idle",
+		[MERGE_KSM_MARK] = "marking",
+		[MERGE_KSM_RUN] = "merging",
+		[MERGE_KSM_VERIFY] = "verifying",
+	};
+
+	_Static_assert(ARRAY_SIZE(names) == MERGE_KSM_PHASE_MAX, "a name for each phase");
+	return names[p];
+}
+
+int merge_ksm_new(sd_event *event, struct work_pool *pool, struct ledger *ledger, struct ksm *ksm,
+		  struct budget *cpu, const struct merge_ksm_config *config, struct merge_ksm **ret)
+{
+	struct merge_ksm *mk = calloc(1, sizeof(*mk));
+
+	if (!mk)
+		return -ENOMEM;
+	mk->event = event;
+	mk->pool = pool;
+	mk->ledger = ledger;
+	mk->ksm = ksm;
+	mk->cpu = cpu;
+	mk->config = *config;
+	*ret = mk;
+	return 0;
+}
+
+void merge_ksm_configure(struct merge_ksm *mk, const struct merge_ksm_config *config)
+{
+	mk->config = *config;
+}
+
+static void job_free(struct ksm_job *job)
+{
+	free(job->advice);
+	free(job->runs.v);
+	free(job->verified);
+}
+
+void merge_ksm_free(struct merge_ksm *mk)
+{
+	if (!mk)
+		return;
+	if (mk->stats.phase == MERGE_KSM_RUN)
+		(void)ksm_stop(mk->ksm);
+	(void)sd_event_source_unref(mk->timer);
+	for (size_t i = 0; i < mk->n_members; i++) {
+		job_free(&mk->jobs[i]);
+		member_unref(mk->members[i]);
+	}
+	free(mk->jobs);
+	free(mk->members);
+	free(mk);
+}
+
+void merge_ksm_stats(const struct merge_ksm *mk, struct merge_ksm_stats *ret)
+{
+	*ret = mk->stats;
+}
+
+static void finish_round(struct merge_ksm *mk, int r)
+{
+	struct domain *d = mk->domain;
+
+	for (size_t i = 0; i < mk->n_members; i++) {
+		job_free(&mk->jobs[i]);
+		mk->members[i]->busy = false;
+	}
+	mk->stats.phase = MERGE_KSM_IDLE;
+	mk->domain = NULL;
+	mk->done(d, r, mk->userdata);
+	for (size_t i = 0; i < mk->n_members; i++)
+		member_unref(mk->members[i]);
+	free(mk->jobs);
+	free(mk->members);
+	mk->jobs = NULL;
+	mk->members = NULL;
+	mk->n_members = 0;
+}
+
+/* One job for each member; next runs when all are done. */
+static void submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w), void (*done)(struct work *w))
+{
+	mk->error = 0;
+	mk->n_running = mk->n_members;
+	for (size_t i = 0; i < mk->n_members; i++) {
+		struct ksm_job *job = &mk->jobs[i];
+
+		job->work = (struct work){ .run = run, .done = done };
+		job->error = 0;
+		if (work_submit(mk->pool, &job->work) < 0) {
+			/* The queue is full: do it here rather than not at all. */
+			run(&job->work);
+			done(&job->work);
+		}
+	}
+}
+
+/* Common end of a job; true when it was the last one. A guest that died is no error. */
+static bool job_done(struct ksm_job *job)
+{
+	struct merge_ksm *mk = job->mk;
+
+	budget_charge(mk->cpu, job->work.cpu_nsec, now_usec());
+	job->m->counts.cpu_nsec += job->work.cpu_nsec;
+	if (job->error < 0 && job->error != -ESRCH && mk->error == 0)
+		mk->error = job->error;
+	return --mk->n_running == 0;
+}
+
+/* --- MARK --------------------------------------------------------------------- */
+
+/* Asked page by page in order: huge pages are counted when their first page comes. */
+struct want {
+	const struct ledger *ledger;
+	struct ledger_block *block;
+	const uint8_t *states;
+	struct member *m;
+	uint64_t huge;	/* the huge page that the answer below is for */
+	bool huge_wanted;
+	uint64_t kept_pages;
+};
+
+static bool state_wanted(uint8_t byte)
+{
+	enum page_state s = LEDGER_STATE_OF(byte);
+
+	return s >= PAGE_STATE_ZEROS && s <= PAGE_STATE_SHARED;
+}
+_Static_assert(PAGE_STATE_ZEROS < PAGE_STATE_CANDIDATE && PAGE_STATE_CANDIDATE < PAGE_STATE_SHARED,
+	       "the three states that engines serve are the last ones");
+
+/* Would enough pages of this huge page be freed to be worth splitting it? */
+static bool huge_worth_it(struct want *w, page_id page)
+{
+	uint64_t huge = ledger_hva(w->block, page).addr / HUGE_BYTES;
+	uint64_t start = w->block->start.addr >> PAGE_SHIFT;
+	uint64_t from = huge * HUGE_PAGES, to = from + HUGE_PAGES;
+	unsigned n = 0;
+
+	if (huge == w->huge)
+		return w->huge_wanted;
+	from = from > start ? from - start : 0;
+	to = MIN(to - start, (uint64_t)w->block->n_pages);
+	for (uint64_t i = from; i < to; i++)
+		n += state_wanted(w->states[i]);
+	w->huge = huge;
+	w->huge_wanted = w->m->policy.thp == THP_SPLIT && n >= w->m->policy.thp_split;
+	if (!w->huge_wanted)
+		w->kept_pages += n;
+	return w->huge_wanted;
+}
+
+static bool page_wanted(uint32_t i, void *userdata)
+{
+	struct want *w = userdata;
+	page_id page = PAGE_ID(w->block->first.n + i);
+
+	if (!state_wanted(w->states[i]))
+		return false;
+	return !ledger_is_huge(w->block, page) || huge_worth_it(w, page);
+}
+
+static void add_advice(struct ksm_job *job, const struct ledger_block *b, uint32_t first, uint32_t end,
+		       int advice)
+{
+	if (first < end)
+		job->advice[job->n_advice++] = (struct ring_advise){
+			.addr = hva_add_pages(b->start, first).addr,
+			.bytes = (end - first) * PAGE_BYTES,
+			.advice = advice,
+		};
+}
+
+/* Advice that turns the old marks of a block into the new ones. */
+static void advise_difference(struct ksm_job *job, const struct ledger_block *b,
+			      const struct marks *old, const struct mark *new, size_t n_new)
+{
+	size_t k = 0;
+
+	for (size_t i = 0; i < old->n; i++) {
+		uint32_t at = old->v[i].first, end = at + old->v[i].n_pages;
+
+		while (k < n_new && new[k].first + new[k].n_pages <= at)
+			k++;
+		for (size_t j = k; j < n_new && new[j].first < end; j++) {
+			add_advice(job, b, at, new[j].first, MADV_UNMERGEABLE);
+			at = MAX(at, new[j].first + new[j].n_pages);
+		}
+		add_advice(job, b, at, end, MADV_UNMERGEABLE);
+	}
+	for (size_t j = 0; j < n_new; j++)
+		add_advice(job, b, new[j].first, new[j].first + new[j].n_pages, MADV_MERGEABLE);
+}
+
+static int plan_member(struct ksm_job *job)
+{
+	struct member *m = job->m;
+	size_t max_ranges = MAX(m->policy.max_maps / MAX(m->n_blocks, (size_t)1), (size_t)1);
+	_cleanup_free_ struct mark *new = calloc(max_ranges, sizeof(*new));
+	size_t n_old = 0;
+
+	for (size_t i = 0; i < m->n_blocks; i++)
+		n_old += m->marks[i].n;
+	/* Each range of either plan gives at most two pieces of advice, one in between. */
+	job->advice = calloc(2 * (n_old + max_ranges * m->n_blocks) + 1, sizeof(*job->advice));
+	if (!new || !job->advice)
+		return -ENOMEM;
+	m->counts.kept_huge_pages = 0;
+	for (size_t i = 0; i < m->n_blocks; i++) {
+		struct want w = {
+			.ledger = job->mk->ledger,
+			.block = m->blocks[i],
+			.states = ledger_states(job->mk->ledger, m->blocks[i]),
+			.m = m,
+			.huge = UINT64_MAX,
+		};
+		size_t n = marks_plan(w.block->n_pages, page_wanted, &w, max_ranges, new);
+		struct mark *kept = n ? malloc(n * sizeof(*kept)) : NULL;
+
+		if (n && !kept)
+			return -ENOMEM;
+		if (n)
+			memcpy(kept, new, n * sizeof(*kept));
+		advise_difference(job, m->blocks[i], &m->marks[i], new, n);
+		free(m->marks[i].v);
+		m->marks[i] = (struct marks){ kept, n };
+		/* Counted once in each of the plan's two walks. */
+		m->counts.kept_huge_pages += w.kept_pages / 2;
+	}
+	return 0;
+}
+
+static void mark_run(struct work *w)
+{
+	struct ksm_job *job = (struct ksm_job *)w;
+	int64_t n;
+
+	FAULT_POINT("ksm-before-mark");
+	n = agent_advise(job->m->agent, job->advice, job->n_advice);
+	/* Single ranges may fail (a hole since the plan): they just do not merge. */
+	job->error = n < 0 ? (int)n : 0;
+	FAULT_POINT("ksm-marked");
+}
+
+static int on_poll(sd_event_source *s, uint64_t usec, void *userdata);
+
+static int arm_poll(struct merge_ksm *mk)
+{
+	if (!mk->timer)
+		return sd_event_add_time_relative(mk->event, &mk->timer, CLOCK_MONOTONIC, POLL_USEC,
+						  1000, on_poll, mk);
+	(void)sd_event_source_set_time_relative(mk->timer, POLL_USEC);
+	return sd_event_source_set_enabled(mk->timer, SD_EVENT_ONESHOT);
+}
+
+/* Pages of our guests that KSM has merged by now; others merge theirs as long as they like. */
+static uint64_t count_merged(const struct merge_ksm *mk, const struct ksm_counters *c)
+{
+	uint64_t sum = 0, merging, items;
+
+	for (size_t i = 0; i < mk->n_members; i++) {
+		int r = ksm_process_counts(mk->members[i]->process->proc_fd, &merging, &items);
+
+		if (r == 0)
+			sum += merging;
+		else if (r != -ESRCH) /* Linux before 6.1: the host's counter must do */
+			return c->pages_sharing;
+	}
+	return sum;
+}
+
+static void start_ksmd(struct merge_ksm *mk)
+{
+	struct ksm_counters c;
+	int r = ksm_read_counters(mk->ksm, &c);
+
+	mk->stats.phase = MERGE_KSM_RUN;
+	mk->started_usec = now_usec();
+	mk->ksmd_nsec = ksm_cpu_nsec(mk->ksm);
+	mk->paused = false;
+	mk->converged = false;
+	if (r >= 0) {
+		mk->full_scans = c.full_scans;
+		mk->progress_scan = c.full_scans;
+		mk->merged = count_merged(mk, &c);
+		r = ksm_start(mk->ksm, mk->config.pages_to_scan, mk->config.sleep_msec);
+	}
+	FAULT_POINT("ksm-running");
+	if (r >= 0)
+		r = arm_poll(mk);
+	if (r < 0) {
+		(void)ksm_stop(mk->ksm);
+		finish_round(mk, r);
+	}
+}
+
+static void mark_done(struct work *w)
+{
+	struct ksm_job *job = (struct ksm_job *)w;
+	struct merge_ksm *mk = job->mk;
+
+	if (!job_done(job))
+		return;
+	mk->stats.ranges = 0;
+	for (size_t i = 0; i < mk->n_members; i++)
+		for (size_t b = 0; b < mk->members[i]->n_blocks; b++)
+			mk->stats.ranges += mk->members[i]->marks[b].n;
+	if (mk->error < 0)
+		finish_round(mk, mk->error);
+	else
+		start_ksmd(mk);
+}
+
+/* --- RUN ---------------------------------------------------------------------- */
+
+/* ksmd's time counts against the budget; when that is used up ksmd stops until it is not. */
+static void hold_to_budget(struct merge_ksm *mk)
+{
+	uint64_t nsec = ksm_cpu_nsec(mk->ksm), now = now_usec();
+	bool pause;
+
+	mk->stats.ksmd_cpu_nsec += nsec - mk->ksmd_nsec;
+	budget_charge(mk->cpu, nsec - mk->ksmd_nsec, now);
+	mk->ksmd_nsec = nsec;
+	pause = budget_wait_usec(mk->cpu, now) > 0;
+	if (pause == mk->paused)
+		return;
+	if (pause)
+		(void)ksm_stop(mk->ksm);
+	else
+		(void)ksm_start(mk->ksm, mk->config.pages_to_scan, mk->config.sleep_msec);
+	mk->paused = pause;
+}
+
+/* True when a full scan brought nothing new for as long as it takes to be sure. */
+static bool is_converged(struct merge_ksm *mk, const struct ksm_counters *c)
+{
+	uint64_t merged;
+
+	if (c->full_scans == mk->full_scans)
+		return false;
+	merged = count_merged(mk, c);
+	/* A scan that merged less than a thousandth more is not worth another. */
+	if (merged > mk->merged + mk->merged / 1000)
+		mk->progress_scan = c->full_scans;
+	mk->full_scans = c->full_scans;
+	mk->merged = merged;
+	return c->full_scans - mk->progress_scan >= IDLE_SCANS;
+}
+
+static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	struct merge_ksm *mk = userdata;
+	struct ksm_counters c;
+	bool all_gone = true, over;
+
+	hold_to_budget(mk);
+	for (size_t i = 0; i < mk->n_members; i++)
+		all_gone = all_gone && mk->members[i]->gone;
+	over = all_gone || ksm_read_counters(mk->ksm, &c) < 0 ||
+	       now_usec() - mk->started_usec > mk->config.round_max_usec;
+	mk->converged = !over && is_converged(mk, &c);
+	if (!over && !mk->converged && arm_poll(mk) >= 0)
+		return 0;
+	(void)ksm_stop(mk->ksm);
+	FAULT_POINT("ksm-stopped");
+	start_verify(mk);
+	return 0;
+}
+
+/* --- VERIFY ------------------------------------------------------------------- */
+
+static int note_run(const struct page_run *run, void *userdata)
+{
+	struct run_list *l = userdata;
+
+	if (l->n == l->size) {
+		size_t size = l->size ? l->size * 2 : 256;
+		struct page_run *grown = reallocarray(l->v, size, sizeof(*grown));
+
+		if (!grown)
+			return -ENOMEM;
+		l->v = grown;
+		l->size = size;
+	}
+	l->v[l->n++] = *run;
+	return 0;
+}
+
+static int verify_mark(struct ksm_job *job, const struct ledger_block *b, const struct mark *mark)
+{
+	hva start = hva_add_pages(b->start, mark->first);
+	_cleanup_free_ uint64_t *pfns = calloc(mark->n_pages, sizeof(*pfns));
+	int r;
+
+	if (!pfns)
+		return -ENOMEM;
+	/* In this order: a page that is written after collect shows in the next pass; one that was
+	 * written before has a frame of its own. Merging drops write protection, so the tracker's
+	 * word counts only for pages that were not candidates. */
+	r = tracker_collect(job->m->tracker, start, mark->n_pages, note_run, &job->runs);
+	if (r >= 0)
+		r = pagemap_read_pfns(job->m->process, start, mark->n_pages, pfns);
+	for (uint32_t i = 0; r >= 0 && i < mark->n_pages; i++)
+		if (pfns[i])
+			job->verified[job->n_verified++] = (struct verified){
+				pfns[i], PAGE_ID(b->first.n + mark->first + i)
+			};
+	return r;
+}
+
+static void verify_run(struct work *w)
+{
+	struct ksm_job *job = (struct ksm_job *)w;
+	struct member *m = job->m;
+	uint64_t merging, n_pages = 0;
+	int r = 0;
+
+	job->runs.n = 0;
+	job->n_verified = 0;
+	for (size_t i = 0; i < m->n_blocks; i++)
+		for (size_t k = 0; k < m->marks[i].n; k++)
+			n_pages += m->marks[i].v[k].n_pages;
+	job->verified = calloc(MAX(n_pages, UINT64_C(1)), sizeof(*job->verified));
+	if (!job->verified)
+		r = -ENOMEM;
+	for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
+		for (size_t k = 0; k < m->marks[i].n && r >= 0; k++)
+			r = verify_mark(job, m->blocks[i], &m->marks[i].v[k]);
+	if (ksm_process_counts(m->process->proc_fd, &merging, &job->rmap_items) < 0)
+		job->rmap_items = 0;
+	job->error = r;
+}
+
+/* Candidates keep their state: their frames decide. Others were written or went away. */
+static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
+{
+	struct member *m = job->m;
+
+	for (size_t i = 0; i < job->runs.n; i++) {
+		const struct page_run *run = &job->runs.v[i];
+		struct ledger_block *b = NULL;
+
+		for (size_t k = 0; k < m->n_blocks && !b; k++)
+			if (run->start.addr >= m->blocks[k]->start.addr &&
+			    run->start.addr < hva_add_pages(m->blocks[k]->start, m->blocks[k]->n_pages).addr)
+				b = m->blocks[k];
+		if (!b)
+			continue;
+		for (uint64_t n = 0; n < run->n_pages; n++) {
+			page_id page = ledger_id(b, hva_add_pages(run->start, n));
+			enum page_state s = ledger_state(mk->ledger, page);
+
+			/* Where ksmd splits a huge page, the kernel (6.12) frees its pages of zeros
+			 * at once: it maps the zero page in their place. */
+			if (run->bits & PAGE_ZERO && s == PAGE_STATE_ZEROS)
+				domain_made_hole(m->domain, b, page);
+			else if ((!(run->bits & PAGE_PRESENT) || run->bits & PAGE_ZERO) &&
+				 s != PAGE_STATE_HOLE)
+				domain_forget_absent(m->domain, b, page);
+			else if (!state_wanted((uint8_t)s) && run->bits & PAGE_WRITTEN)
+				domain_forget_young(m->domain, b, page, NOT_MERGED_WAIT);
+		}
+	}
+}
+
+static int compare_pfns(const void *a, const void *b)
+{
+	const struct verified *x = a, *y = b;
+
+	return x->pfn < y->pfn ? -1 : x->pfn > y->pfn;
+}
+
+/* A page whose frame no other page of the domain has is not shared. */
+static void apply_alone(struct merge_ksm *mk, struct ledger_block *b, page_id page)
+{
+	enum page_state s = ledger_state(mk->ledger, page);
+
+	if (s == PAGE_STATE_SHARED)
+		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
+	else if (mk->converged && (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS))
+		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
+}
+
+static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id page)
+{
+	enum page_state s = ledger_state(mk->ledger, page);
+
+	b->member->shared_pages++;
+	if (s == PAGE_STATE_CANDIDATE)
+		domain_merged(b->member->domain, b, page, RECORD_ID(ledger_word(mk->ledger, page)));
+	else if (s != PAGE_STATE_SHARED)
+		domain_merged(b->member->domain, b, page, RECORD_ID(UINT32_MAX));
+}
+
+static void apply_frames(struct merge_ksm *mk, struct verified *v, size_t n)
+{
+	qsort(v, n, sizeof(*v), compare_pfns);
+	mk->stats.shared_pages = 0;
+	mk->stats.sharers_pages = 0;
+	for (size_t i = 0, end; i < n; i = end) {
+		for (end = i + 1; end < n && v[end].pfn == v[i].pfn; end++)
+			;
+		for (size_t k = i; k < end; k++) {
+			struct ledger_block *b = ledger_find(mk->ledger, v[k].page);
+
+			if (end - i >= 2)
+				apply_shared(mk, b, v[k].page);
+			else
+				apply_alone(mk, b, v[k].page);
+		}
+		if (end - i >= 2) {
+			mk->stats.shared_pages++;
+			mk->stats.sharers_pages += end - i;
+		}
+	}
+}
+
+static void verify_done(struct work *w)
+{
+	struct ksm_job *job = (struct ksm_job *)w;
+	struct merge_ksm *mk = job->mk;
+	_cleanup_free_ struct verified *all = NULL;
+	size_t n = 0, at = 0;
+
+	if (!job_done(job))
+		return;
+	mk->stats.rmap_items = 0;
+	for (size_t i = 0; i < mk->n_members; i++) {
+		mk->members[i]->shared_pages = 0;
+		if (!mk->members[i]->gone && mk->jobs[i].error == 0)
+			n += mk->jobs[i].n_verified;
+	}
+	all = calloc(MAX(n, (size_t)1), sizeof(*all));
+	if (!all) {
+		finish_round(mk, -ENOMEM);
+		return;
+	}
+	for (size_t i = 0; i < mk->n_members; i++) {
+		job = &mk->jobs[i];
+		if (job->m->gone || job->error < 0)
+			continue;
+		apply_runs(mk, job);
+		memcpy(all + at, job->verified, job->n_verified * sizeof(*all));
+		at += job->n_verified;
+		mk->stats.rmap_items += job->rmap_items;
+	}
+	apply_frames(mk, all, n);
+	mk->stats.incomplete = !mk->converged;
+	mk->stats.rounds++;
+	finish_round(mk, mk->error);
+}
+
+static void start_verify(struct merge_ksm *mk)
+{
+	mk->stats.phase = MERGE_KSM_VERIFY;
+	submit_jobs(mk, verify_run, verify_done);
+}
+
+/* --- a round -------------------------------------------------------------------- */
+
+static bool is_member(const struct merge_ksm *mk, pid_t pid)
+{
+	for (size_t i = 0; i < mk->n_members; i++)
+		if (mk->members[i]->process->pid == pid)
+			return true;
+	return false;
+}
+
+/* KSM would merge their pages with ours: one tree for the whole host. */
+static int check_foreign(struct merge_ksm *mk)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *e;
+	int r = 0;
+
+	while (d && r == 0 && (e = readdir(d))) {
+		_cleanup_close_ int fd = -1;
+		uint32_t pid;
+
+		if (parse_u32(e->d_name, 1, INT32_MAX, &pid) < 0 || is_member(mk, (pid_t)pid))
+			continue;
+		fd = openat(dirfd(d), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0 || ksm_process_is_mergeable(fd) != 1)
+			continue;
+		(void)snprintf(mk->stats.refusal, sizeof(mk->stats.refusal),
+			       "process %u outside the domain has mergeable memory, which ksmd would merge "
+			       "with it: enroll it, or set AllowForeign=yes in [Ksm]", pid);
+		r = -EPERM;
+	}
+	if (d)
+		(void)closedir(d);
+	return r;
+}
+
+static int prepare_round(struct merge_ksm *mk, struct member *const *members, size_t n_members)
+{
+	mk->members = calloc(n_members, sizeof(struct member *));
+	mk->jobs = calloc(n_members, sizeof(*mk->jobs));
+	if (!mk->members || !mk->jobs)
+		return -ENOMEM;
+	for (size_t i = 0; i < n_members; i++) {
+		assert(!members[i]->busy);
+		mk->members[i] = members[i];
+		mk->jobs[i].mk = mk;
+		mk->jobs[i].m = members[i];
+	}
+	mk->n_members = n_members;
+	return 0;
+}
+
+int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
+		    size_t n_members, bool candidates, merge_ksm_done_fn *done, void *userdata)
+{
+	int r;
+
+	if (mk->stats.phase != MERGE_KSM_IDLE || mk->members)
+		return -EBUSY;
+	mk->stats.refusal[0] = '\0';
+	r = prepare_round(mk, members, n_members);
+	if (r >= 0 && candidates)
+		r = ksm_check_free(mk->ksm, mk->stats.refusal, sizeof(mk->stats.refusal));
+	if (r >= 0 && candidates && !mk->config.allow_foreign)
+		r = check_foreign(mk);
+	for (size_t i = 0; r >= 0 && candidates && i < n_members; i++)
+		r = plan_member(&mk->jobs[i]);
+	if (r < 0) {
+		for (size_t i = 0; i < mk->n_members; i++)
+			free(mk->jobs[i].advice);
+		free(mk->members);
+		free(mk->jobs);
+		mk->members = NULL;
+		mk->jobs = NULL;
+		mk->n_members = 0;
+		return r;
+	}
+	for (size_t i = 0; i < n_members; i++) {
+		members[i]->busy = true;
+		(void)member_ref(members[i]);
+	}
+	mk->domain = d;
+	mk->done = done;
+	mk->userdata = userdata;
+	mk->converged = !candidates;
+	mk->stats.phase = candidates ? MERGE_KSM_MARK : MERGE_KSM_VERIFY;
+	if (candidates)
+		submit_jobs(mk, mark_run, mark_done);
+	else
+		start_verify(mk);
+	return 0;
+}

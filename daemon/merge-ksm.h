@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Engine ksm: the kernel merges, the daemon decides what the kernel looks at.
+ *
+ * Work is done in rounds. A round holds all members of the domain (no passes meanwhile):
+ *
+ *   MARK    the agents mark the ranges that hold candidates MERGEABLE, and take the mark from
+ *           ranges that hold none any more
+ *   RUN     ksmd runs, within the CPU budget, until a full scan merges nothing more
+ *   VERIFY  ksmd stopped (run=0 keeps what is merged); page frame numbers say which candidates
+ *           share a frame now: those become SHARED. The rest wait, as written pages do.
+ *
+ * KSM has one stable tree for the whole host: this engine serves one trust domain, and starts
+ * ksmd only while no process outside the enrolled guests has mergeable memory, unless the
+ * configuration allows it.
+ *
+ * A round changes guests only through madvise. SIGKILL of the daemon during MARK leaves some
+ * ranges marked: harmless, ksmd may merge them; the next daemon knows QEMU's own marks from the
+ * file that is kept about the guest (kept.h) and takes the others away. During RUN it leaves ksmd running on proven duplicates; the next daemon reads the saved settings and
+ * stops it.
+ *
+ * Owned by the loop.
+ */
+#pragma once
+
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/budget.h"
+#include "daemon/kept.h"
+#include "daemon/ksm.h"
+#include "daemon/member.h"
+#include "daemon/work.h"
+
+enum merge_ksm_phase {
+	MERGE_KSM_IDLE,
+	MERGE_KSM_MARK,
+	MERGE_KSM_RUN,
+	MERGE_KSM_VERIFY,
+	MERGE_KSM_PHASE_MAX,
+};
+const char *merge_ksm_phase_to_string(enum merge_ksm_phase p);
+
+struct merge_ksm_config {
+	bool allow_foreign;	/* run ksmd although others have mergeable memory */
+	uint32_t pages_to_scan; /* of one wake-up of ksmd */
+	uint32_t sleep_msec;	/* between two of them */
+	uint64_t round_max_usec; /* a round that is not done by then goes on in the next */
+};
+
+struct merge_ksm_stats {
+	enum merge_ksm_phase phase;
+	bool incomplete; /* the last round ran out of time before ksmd was done */
+	uint64_t rounds, ksmd_cpu_nsec;
+	uint64_t shared_pages;	/* distinct frames with at least two sharers of ours */
+	uint64_t sharers_pages; /* guest pages that map them */
+	uint64_t ranges;	/* marked now */
+	uint64_t rmap_items;	/* KSM's own metadata entries for our guests, 64 bytes each */
+	char refusal[192];	/* why no round can start; "" when one can */
+};
+
+struct merge_ksm;
+typedef void merge_ksm_done_fn(struct domain *d, int r, void *userdata);
+
+int merge_ksm_new(sd_event *event, struct work_pool *pool, struct ledger *ledger, struct ksm *ksm,
+		  struct budget *cpu, const struct merge_ksm_config *config, struct merge_ksm **ret);
+/* From the next round on. */
+void merge_ksm_configure(struct merge_ksm *mk, const struct merge_ksm_config *config);
+/* Stops ksmd if a round is running. Host settings are the caller's to restore. */
+void merge_ksm_free(struct merge_ksm *mk);
+/*
+ * Starts a round for the members of d, none of which may be busy. candidates is false for an
+ * audit: VERIFY only. -EBUSY while a round runs; -EPERM/-EBUSY with stats.refusal set when the
+ * host does not allow it. done is called once, never from within this call.
+ */
+int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
+		    size_t n_members, bool candidates, merge_ksm_done_fn *done, void *userdata);
+void merge_ksm_stats(const struct merge_ksm *mk, struct merge_ksm_stats *ret);
+
+/*
+ * Worker, a guest enters the domain: notes what QEMU marked in m and, by a file in
+ * guests_fd, for later daemons; then takes all marks away. kept comes with everything but marks. On
+ * failure *ret_what says what could not be done, and the guest is as before.
+ */
+int merge_ksm_enter(struct member *m, int guests_fd, struct kept *kept, const char **ret_what);
+/* Worker, a guest leaves: puts the marks back as QEMU had them; shared pages become private.
+ * -ENOMEM: some stay shared, with our marks, for want of memory. */
+int merge_ksm_leave(struct member *m);

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "daemon/merge-remap.h"
+
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "daemon/ring-check.h"
+#include "daemon/remap-guest.h"
+#include "daemon/runs.h"
+#include "daemon/store.h"
+
+/* Runs planned in one round: bounds its memory (24 bytes a run); the rest is for the next. */
+#define ROUND_RUNS_MAX 131072U
+/* Candidates that are worth a round of their own. */
+#define ROUND_MIN_PAGES 16U
+/* Passes that a page waits whose bytes differed, or that was pinned for I/O. */
+#define DIFFERENT_WAIT 2U
+#define BUSY_WAIT      4U
+
+struct remap {
+	struct work work; /* must be first */
+	const struct pass_env *env;
+	struct member *m;
+	struct merge_remap_stats *stats;
+	merge_remap_done_fn *done;
+	void *userdata;
+	sd_event_source *timer;
+
+	/* The plan: runs of all blocks, in order. */
+	struct planned {
+		struct ledger_block *block;
+		struct run run;
+	} *plan;
+	size_t n_plan, next;
+
+	/* The batch; the worker's while the job runs. */
+	uint8_t *payload, *asked; /* what the ring gives back, and what we had asked */
+	uint32_t payload_bytes, n_transactions;
+	size_t batch_from; /* first planned run of the batch */
+	int64_t result;
+	uint64_t agent_nsec;
+};
+
+static void start_batch(struct remap *r);
+
+/* --- plan ---------------------------------------------------------------------------- */
+
+struct want {
+	const struct ledger *ledger;
+	struct ledger_block *block;
+	struct member *m;
+	uint64_t huge; /* the huge page that the answer below is for */
+	bool huge_wanted;
+};
+
+static uint32_t slot_of_page(const struct want *w, uint32_t i)
+{
+	page_id page = PAGE_ID(w->block->first.n + i);
+	slot_id slot;
+
+	switch (ledger_state(w->ledger, page)) {
+	case PAGE_STATE_ZEROS:
+		return RUN_ZERO;
+	case PAGE_STATE_CANDIDATE:
+		slot = stable_slot(w->m->domain->stable, RECORD_ID(ledger_word(w->ledger, page)));
+		return slot_id_is_none(slot) ? RUN_NONE : slot.n;
+	default:
+		return RUN_NONE;
+	}
+}
+
+/* A huge page is split only where the policy finds it worth it. */
+static bool huge_worth_it(struct want *w, uint32_t i)
+{
+	uint64_t huge = hva_add_pages(w->block->start, i).addr / HUGE_BYTES;
+	uint64_t start = w->block->start.addr >> PAGE_SHIFT, from = huge * HUGE_PAGES, to = from + HUGE_PAGES;
+	unsigned n = 0;
+
+	if (huge == w->huge)
+		return w->huge_wanted;
+	from = from > start ? from - start : 0;
+	to = MIN(to - start, (uint64_t)w->block->n_pages);
+	for (uint64_t k = from; k < to; k++)
+		n += slot_of_page(w, (uint32_t)k) != RUN_NONE;
+	w->huge = huge;
+	w->huge_wanted = w->m->policy.thp == THP_SPLIT && n >= w->m->policy.thp_split;
+	return w->huge_wanted;
+}
+
+static uint32_t wanted_slot(uint32_t i, void *userdata)
+{
+	struct want *w = userdata;
+	uint32_t slot = slot_of_page(w, i);
+
+	if (slot == RUN_NONE || !ledger_is_huge(w->block, PAGE_ID(w->block->first.n + i)))
+		return slot;
+	return huge_worth_it(w, i) ? slot : RUN_NONE;
+}
+
+static int plan_round(struct remap *r)
+{
+	struct member *m = r->m;
+	_cleanup_free_ struct run *runs = calloc(ROUND_RUNS_MAX, sizeof(*runs));
+	uint64_t maps = m->policy.max_maps > m->n_maps ? m->policy.max_maps - m->n_maps : 0;
+
+	r->plan = calloc(ROUND_RUNS_MAX, sizeof(*r->plan));
+	if (!runs || !r->plan)
+		return -ENOMEM;
+	for (size_t i = 0; i < m->n_blocks; i++) {
+		struct want w = { r->env->ledger, m->blocks[i], m, UINT64_MAX, false };
+		size_t n = runs_plan(m->blocks[i]->start, m->blocks[i]->n_pages, wanted_slot, &w, maps, runs,
+				     ROUND_RUNS_MAX - r->n_plan);
+
+		for (size_t k = 0; k < n; k++) {
+			r->plan[r->n_plan++] = (struct planned){ m->blocks[i], runs[k] };
+			if (runs[k].slot != RUN_ZERO)
+				maps -= MIN(maps, (uint64_t)RUN_MAPS);
+		}
+	}
+	return r->n_plan > 0 ? 0 : -EALREADY;
+}
+
+/* --- merge ----------------------------------------------------------------------------- */
+
+uint32_t remap_advice_of(uint32_t vm_flags)
+{
+	static const struct {
+		uint32_t flag, advice;
+	} table[] = {
+		{ VMF_DONTFORK, RING_ADVICE_DONTFORK },	      { VMF_DONTDUMP, RING_ADVICE_DONTDUMP },
+		{ VMF_HUGEPAGE, RING_ADVICE_HUGEPAGE },	      { VMF_NOHUGEPAGE, RING_ADVICE_NOHUGEPAGE },
+		{ VMF_WIPEONFORK, RING_ADVICE_WIPEONFORK },
+	};
+	uint32_t mask = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
+		if (vm_flags & table[i].flag)
+			mask |= table[i].advice;
+	return mask;
+}
+
+static uint64_t block_of(const struct planned *p)
+{
+	return hva_add_pages(p->block->start, p->run.first).addr / HUGE_BYTES;
+}
+
+/* Packs transactions, one for each 2 MiB, until the payload is full or the plan is at its end. */
+static void pack_batch(struct remap *r)
+{
+	r->batch_from = r->next;
+	r->payload_bytes = 0;
+	r->n_transactions = 0;
+	while (r->next < r->n_plan) {
+		const struct planned *first = &r->plan[r->next];
+		uint32_t n = 0, bytes;
+		struct ring_merge *t;
+		struct ring_run *runs;
+
+		while (r->next + n < r->n_plan && r->plan[r->next + n].block == first->block &&
+		       block_of(&r->plan[r->next + n]) == block_of(first))
+			n++;
+		bytes = (uint32_t)(sizeof(*t) + n * sizeof(*runs));
+		if (r->payload_bytes + bytes > RING_PAYLOAD_BYTES)
+			break;
+		t = (struct ring_merge *)(r->payload + r->payload_bytes);
+		runs = (struct ring_run *)(t + 1);
+		*t = (struct ring_merge){
+			.addr = MAX(block_of(first) * HUGE_BYTES, first->block->start.addr),
+			.n_runs = n,
+			.flags = tracker_kind(r->m->tracker) == TRACKER_WP ? RING_MERGE_TRACK : 0,
+			.advice_mask = remap_advice_of(first->block->vm_flags),
+		};
+		t->bytes = MIN((block_of(first) + 1) * HUGE_BYTES,
+			       hva_add_pages(first->block->start, first->block->n_pages).addr) -
+			   t->addr;
+		for (uint32_t i = 0; i < n; i++) {
+			const struct planned *p = &r->plan[r->next + i];
+
+			runs[i] = (struct ring_run){
+				.addr = hva_add_pages(p->block->start, p->run.first).addr,
+				.n_pages = p->run.n_pages,
+				.slot = p->run.slot == RUN_ZERO ? RING_SLOT_ZERO : p->run.slot,
+			};
+		}
+		r->payload_bytes += bytes;
+		r->n_transactions++;
+		r->next += n;
+	}
+}
+
+static void batch_run(struct work *w)
+{
+	struct remap *r = (struct remap *)w;
+	uint64_t before = agent_cpu_nsec(r->m->agent);
+
+	r->result = remap_map_store(r->m);
+	FAULT_POINT("remap-before-batch");
+	if (r->result >= 0)
+		r->result = agent_call(r->m->agent, RING_MERGE, r->n_transactions, 0, r->payload,
+				       r->payload_bytes);
+	FAULT_POINT("remap-batch-done");
+	/* Mappings were replaced: the tracker learns of them before it is asked again. */
+	for (size_t i = 0; i < r->m->n_blocks && r->result >= 0; i++) {
+		int q = tracker_arm(r->m->tracker, r->m->blocks[i]->start, r->m->blocks[i]->n_pages);
+
+		if (q < 0 && q != -ESRCH)
+			log_debug("arming after a merge: %s", strerror(-q));
+	}
+	r->agent_nsec = agent_cpu_nsec(r->m->agent) - before;
+}
+
+/* --- apply ------------------------------------------------------------------------------ */
+
+static uint64_t count_candidates(const struct member *m)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < m->n_blocks; i++)
+		n += m->blocks[i]->counts[PAGE_STATE_CANDIDATE] + m->blocks[i]->counts[PAGE_STATE_ZEROS];
+	return n;
+}
+
+static void finish(struct remap *r, int error)
+{
+	struct member *m = r->m;
+
+	(void)sd_event_source_unref(r->timer);
+	m->busy = false;
+	m->remap_left_pages = count_candidates(m);
+	r->done(m, m->gone ? -ECANCELED : error, r->userdata);
+	member_unref(m);
+	free(r->plan);
+	free(r->payload);
+	free(r->asked);
+	free(r);
+}
+
+/* Why page number `merged` of the run is not, and what becomes of it. Pages behind it were not
+ * tried: they stay candidates. */
+static void apply_refused(struct remap *r, const struct planned *p, uint32_t i, int error)
+{
+	struct domain *d = r->m->domain;
+	page_id page = PAGE_ID(p->block->first.n + p->run.first + i);
+
+	switch (error) {
+	case -ENOENT:
+		domain_forget_absent(d, p->block, page);
+		break;
+	case -EBUSY:
+		domain_forget_young(d, p->block, page, BUSY_WAIT);
+		r->stats->busy_pages++;
+		break;
+	case -ENOMEM: /* no mapping or no memory now: nothing is wrong with the page */
+	case -ECANCELED:
+		break;
+	case -EINVAL:
+		domain_forget_young(d, p->block, page, LEDGER_WAIT_MAX);
+		break;
+	default:
+		domain_forget_young(d, p->block, page, DIFFERENT_WAIT);
+		r->stats->different_pages++;
+		break;
+	}
+}
+
+static void apply_run(struct remap *r, const struct planned *p, const struct ring_run *result)
+{
+	struct domain *d = r->m->domain;
+	bool zero = p->run.slot == RUN_ZERO;
+
+	for (uint32_t i = 0; i < result->merged; i++) {
+		page_id page = PAGE_ID(p->block->first.n + p->run.first + i);
+
+		if (zero)
+			domain_made_hole(d, p->block, page);
+		else
+			domain_merged(d, p->block, page, RECORD_ID(ledger_word(r->env->ledger, page)));
+	}
+	*(zero ? &r->stats->holes_pages : &r->stats->merged_pages) += result->merged;
+	if (result->merged > 0 && !zero)
+		r->m->n_maps += RUN_MAPS;
+	if (result->merged < p->run.n_pages)
+		apply_refused(r, p, result->merged, result->result);
+}
+
+static void note_wait(struct merge_remap_stats *s, uint32_t nsec)
+{
+	unsigned i = 0;
+
+	while (i + 1 < ARRAY_SIZE(s->wait_histogram) && nsec / NSEC_PER_USEC >= UINT64_C(1) << i)
+		i++;
+	s->wait_histogram[i]++;
+	s->wait_max_nsec = MAX(s->wait_max_nsec, (uint64_t)nsec);
+}
+
+/* QEMU can write what comes back: only results are taken from it, checked, and the rest is what
+ * we had asked. -EPROTO when it lies. */
+static int apply_batch(struct remap *r)
+{
+	size_t k = r->batch_from;
+	uint32_t at = 0;
+
+	for (uint32_t i = 0; i < r->n_transactions; i++) {
+		const struct ring_merge *t = (const struct ring_merge *)(r->asked + at);
+		const struct ring_merge *got = (const struct ring_merge *)(r->payload + at);
+		struct ring_run *runs = (struct ring_run *)(r->asked + at + sizeof(*t));
+
+		if (ring_runs_check(runs, (const struct ring_run *)(got + 1), t->n_runs) < 0)
+			return -EPROTO;
+		for (uint32_t n = 0; n < t->n_runs; n++)
+			apply_run(r, &r->plan[k++], &runs[n]);
+		note_wait(r->stats, got->wait_nsec);
+		at += (uint32_t)(sizeof(*t) + t->n_runs * sizeof(*runs));
+	}
+	r->stats->batches++;
+	return 0;
+}
+
+static int on_budget(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	start_batch(userdata);
+	return 0;
+}
+
+static void batch_done(struct work *w)
+{
+	struct remap *r = (struct remap *)w;
+	uint64_t start = thread_cpu_nsec(), nsec;
+
+	if (r->result >= 0 && !r->m->gone)
+		r->result = apply_batch(r);
+	/* The agent's time is QEMU's, as far as the kernel goes; we make it go and count it as ours:
+	 * it works while we wait. */
+	nsec = r->work.cpu_nsec + thread_cpu_nsec() - start + r->agent_nsec;
+	r->m->counts.cpu_nsec += nsec;
+	budget_charge(r->env->cpu, nsec, now_usec());
+	if (r->result < 0 || r->m->gone || r->next == r->n_plan)
+		finish(r, (int)MIN(r->result, (int64_t)0));
+	else
+		start_batch(r);
+}
+
+static int submit_batch(struct remap *r)
+{
+	pack_batch(r);
+	memcpy(r->asked, r->payload, r->payload_bytes);
+	r->work = (struct work){ .run = batch_run, .done = batch_done };
+	return work_submit(r->env->pool, &r->work);
+}
+
+/* Now, or when the budget allows. */
+static void start_batch(struct remap *r)
+{
+	uint64_t wait = budget_wait_usec(r->env->cpu, now_usec());
+	int q = 0;
+
+	if (r->m->gone) {
+		finish(r, -ECANCELED);
+		return;
+	}
+	if (wait > 0) {
+		wait = MIN(wait, USEC_PER_SEC);
+		if (!r->timer)
+			q = sd_event_add_time_relative(r->env->event, &r->timer, CLOCK_MONOTONIC, wait, 1000,
+						       on_budget, r);
+		else
+			q = sd_event_source_set_time_relative(r->timer, wait);
+		if (q >= 0)
+			q = sd_event_source_set_enabled(r->timer, SD_EVENT_ONESHOT);
+	} else {
+		q = submit_batch(r);
+	}
+	if (q < 0)
+		finish(r, q);
+}
+
+bool merge_remap_wanted(const struct member *m)
+{
+	/* What the last round left (huge pages kept whole, no mappings to be had) wants no other. */
+	return count_candidates(m) >= m->remap_left_pages + ROUND_MIN_PAGES;
+}
+
+int merge_remap_round(const struct pass_env *env, struct member *m, struct merge_remap_stats *stats,
+		      merge_remap_done_fn *done, void *userdata)
+{
+	struct remap *r = calloc(1, sizeof(*r));
+	int q;
+
+	assert(!m->busy);
+	if (!r)
+		return -ENOMEM;
+	*r = (struct remap){ .env = env, .m = m, .stats = stats, .done = done, .userdata = userdata };
+	r->payload = malloc(RING_PAYLOAD_BYTES);
+	r->asked = malloc(RING_PAYLOAD_BYTES);
+	q = r->payload && r->asked ? plan_round(r) : -ENOMEM;
+	if (q == -EALREADY)
+		m->remap_left_pages = count_candidates(m);
+	if (q >= 0)
+		q = submit_batch(r);
+	if (q < 0) {
+		free(r->plan);
+		free(r->payload);
+		free(r->asked);
+		free(r);
+		return q;
+	}
+	m->busy = true;
+	(void)member_ref(m);
+	return 0;
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Engine remap, the daemon's side: plans which pages of a member become mappings of its
+ * domain's store, has the agent carry it out block by block, and brings the ledger up to date.
+ *
+ * A round serves one member:
+ *
+ *   plan    (loop)    CANDIDATE pages whose record has a slot, and ZEROS -> runs -> batches of
+ *                     transactions
+ *   merge   (worker)  the agent carries a batch out; it compares every byte while the page cannot
+ *                     change, and reports each run
+ *   apply   (loop)    SHARED, HOLE, or YOUNG again where the page differed or was pinned
+ *
+ * with the budget asked between batches. The transactions themselves, and what SIGKILL means in
+ * each of their steps, are in daemon/agent/transaction.c: the agent finishes a published batch
+ * whether we live or not, and what it did is visible as mappings of the store.
+ *
+ * Owned by the loop.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "daemon/member.h"
+#include "daemon/pass.h"
+
+struct merge_remap_stats {
+	uint64_t merged_pages, holes_pages;	/* ever */
+	uint64_t busy_pages, different_pages;	/* refused by the agent, ever */
+	uint64_t batches;
+	uint64_t wait_max_nsec; /* the longest that a page of a guest was frozen, ever */
+	uint64_t wait_histogram[16]; /* blocks whose longest freeze was below 2^i microseconds */
+};
+
+/* r < 0: the round ended early; what was done so far is in the ledger. */
+typedef void merge_remap_done_fn(struct member *m, int r, void *userdata);
+
+/* Hands the store over and has it mapped. Worker, when a member enters. */
+int merge_remap_enter(struct member *m);
+/* Gives every merged page back as anonymous memory of the guest's own. Worker, when it leaves;
+ * -ENOMEM when the host has not got the memory (nothing is changed then). */
+int merge_remap_leave(struct member *m, char *ret_reason, size_t size);
+
+/* Is there enough to do for a round? */
+bool merge_remap_wanted(const struct member *m);
+/* Starts a round; the member must not be busy and is until done is called (never from within this
+ * call). 0, -ENOMEM, -EAGAIN; -EALREADY when there is nothing to merge. */
+int merge_remap_round(const struct pass_env *env, struct member *m, struct merge_remap_stats *stats,
+		      merge_remap_done_fn *done, void *userdata);

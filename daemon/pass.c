@@ -1,0 +1,693 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "daemon/pass.h"
+
+#include "common/fault.h"
+#include "common/util.h"
+#include "daemon/pair.h"
+#include "daemon/scan.h"
+#include "daemon/store.h"
+
+/* Pairs compared in one job; where there is a store, so many pages are copied. */
+#define PAIR_BATCH_PAGES 2048U
+
+struct run {
+	uint32_t first, n_pages; /* page within the block */
+	uint32_t bits;
+};
+
+/* A page to read is noted by its index within the block. */
+struct pass {
+	struct work work; /* must be first: jobs get back to the pass by it */
+	const struct pass_env *env;
+	struct member *m;
+	pass_done_fn *done;
+	void *userdata;
+	uint64_t started_usec;
+	void (*next)(struct pass *p); /* what to do once the budget allows */
+	sd_event_source *timer;
+
+	/* The slice. */
+	size_t block;
+	uint32_t at, n_pages;
+	int error; /* of the job */
+
+	/* The worker's while a job runs. */
+	struct run *runs;
+	uint32_t n_runs, runs_size;
+	struct scan_range *ranges;
+	uint32_t n_ranges, n_read;
+	struct scan_result *results;
+	struct pair *pairs;
+	struct pair_pages {
+		page_id page, twin;
+		uint64_t fingerprint;
+	} *pair_pages;
+	uint32_t n_pairs;
+	uint32_t pair_at, pair_batch; /* those that are compared now */
+	uint8_t *copies;	      /* of PAIR_BATCH_PAGES pages, on their way to the store */
+	struct member **twin_members; /* references held while the pairs are compared */
+	size_t n_twin_members;
+	struct member_counts counts; /* being made in this pass */
+};
+
+static void next_slice(struct pass *p);
+static void start_collect(struct pass *p);
+static void start_scan(struct pass *p);
+static void start_compare(struct pass *p);
+
+static struct ledger_block *current_block(const struct pass *p)
+{
+	return p->m->blocks[p->block];
+}
+
+static void drop_twin_members(struct pass *p)
+{
+	for (size_t i = 0; i < p->n_twin_members; i++)
+		member_unref(p->twin_members[i]);
+	free(p->twin_members);
+	p->twin_members = NULL;
+	p->n_twin_members = 0;
+}
+
+/* Pages whose comparison will not happen now wait for the next pass. */
+static void drop_pairs(struct pass *p)
+{
+	for (uint32_t i = p->pair_at; i < p->n_pairs && !p->m->gone; i++)
+		domain_forget_young(p->m->domain, current_block(p), p->pair_pages[i].page, 1);
+	p->n_pairs = 0;
+	drop_twin_members(p);
+}
+
+static void finish(struct pass *p, int r)
+{
+	struct member *m = p->m;
+
+	(void)sd_event_source_unref(p->timer);
+	drop_pairs(p);
+	if (r == 0) {
+		p->counts.passes = m->counts.passes + 1;
+		p->counts.pass_usec = now_usec() - p->started_usec;
+		p->counts.read_total = m->counts.read_total + p->counts.read_pages;
+		p->counts.cpu_nsec = m->counts.cpu_nsec;
+		p->counts.kept_huge_pages = m->counts.kept_huge_pages;
+		m->counts = p->counts;
+	}
+	m->busy = false;
+	p->done(m, m->gone ? -ECANCELED : r, p->userdata);
+	member_unref(m);
+	free(p->runs);
+	free(p->ranges);
+	free(p->results);
+	free(p->pairs);
+	free(p->pair_pages);
+	free(p->copies);
+	free(p);
+}
+
+/* --- the budget between two jobs ----------------------------------------------- */
+
+static void proceed(struct pass *p);
+
+static int on_budget(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	proceed(userdata);
+	return 0;
+}
+
+/* Calls p->next now or when all budgets allow; a guest that left ends the pass. */
+static void proceed(struct pass *p)
+{
+	uint64_t now = now_usec();
+	uint64_t wait = MAX(budget_wait_usec(p->env->cpu, now), budget_wait_usec(p->env->reads, now));
+	int r;
+
+	if (p->m->gone) {
+		finish(p, -ECANCELED);
+		return;
+	}
+	wait = MAX(wait, budget_wait_usec(&p->m->cpu, now));
+	if (wait == 0) {
+		p->next(p);
+		return;
+	}
+	/* No longer than a second at a time, so that a raised budget is noticed. */
+	wait = MIN(wait, USEC_PER_SEC);
+	if (!p->timer) {
+		r = sd_event_add_time_relative(p->env->event, &p->timer, CLOCK_MONOTONIC, wait, 1000,
+					       on_budget, p);
+	} else {
+		r = sd_event_source_set_time_relative(p->timer, wait);
+		if (r >= 0)
+			r = sd_event_source_set_enabled(p->timer, SD_EVENT_ONESHOT);
+	}
+	if (r < 0)
+		finish(p, r);
+}
+
+static void then(struct pass *p, void (*next)(struct pass *p))
+{
+	p->next = next;
+	proceed(p);
+}
+
+static void submit(struct pass *p, void (*run)(struct work *w), void (*done)(struct work *w))
+{
+	int r;
+
+	p->work.run = run;
+	p->work.done = done;
+	p->error = 0;
+	r = work_submit(p->env->pool, &p->work);
+	if (r < 0)
+		finish(p, r);
+}
+
+/* The loop's own work since start_nsec, and the job's, count. */
+static void charge(struct pass *p, uint64_t start_nsec)
+{
+	uint64_t nsec = p->work.cpu_nsec + thread_cpu_nsec() - start_nsec;
+
+	p->m->counts.cpu_nsec += nsec;
+	budget_charge(p->env->cpu, nsec, now_usec());
+	budget_charge(&p->m->cpu, nsec, now_usec());
+}
+
+/* --- collect and apply ------------------------------------------------------------ */
+
+static int on_run(const struct page_run *run, void *userdata)
+{
+	struct pass *p = userdata;
+	struct run *last;
+
+	if (p->n_runs == p->runs_size) {
+		uint32_t size = p->runs_size ? p->runs_size * 2 : 256;
+		struct run *grown = reallocarray(p->runs, size, sizeof(*grown));
+
+		if (!grown)
+			return -ENOMEM;
+		p->runs = grown;
+		p->runs_size = size;
+	}
+	last = &p->runs[p->n_runs++];
+	last->first = (uint32_t)((run->start.addr - current_block(p)->start.addr) >> PAGE_SHIFT);
+	last->n_pages = (uint32_t)run->n_pages;
+	last->bits = run->bits;
+	return 0;
+}
+
+static void collect_run(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+	const struct ledger_block *b = current_block(p);
+
+	p->n_runs = 0;
+	p->error = tracker_collect(p->m->tracker, hva_add_pages(b->start, p->at), p->n_pages, on_run, p);
+}
+
+static void want_read(struct pass *p, uint32_t i)
+{
+	struct scan_range *last = p->n_ranges > 0 ? &p->ranges[p->n_ranges - 1] : NULL;
+	hva at = hva_add_pages(current_block(p)->start, i);
+
+	p->n_read++;
+	if (last && hva_add_pages(last->start, last->n_pages).addr == at.addr)
+		last->n_pages++;
+	else
+		p->ranges[p->n_ranges++] = (struct scan_range){ at, 1 };
+}
+
+/* A page that is present and was written, or may have been. */
+static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
+{
+	const struct member_policy *policy = &p->m->policy;
+	page_id page = PAGE_ID(b->first.n + i);
+	enum page_state s = ledger_state(p->env->ledger, page);
+	unsigned wait;
+
+	/* Rehash knows nothing: shared pages are left to the engine's audit, the others are read. */
+	if (tracker_kind(p->m->tracker) == TRACKER_REHASH) {
+		if (s == PAGE_STATE_SHARED || s == PAGE_STATE_PAIRING)
+			return;
+		if (s == PAGE_STATE_ABSENT)
+			ledger_set_young(p->env->ledger, b, page, 0, 0);
+		want_read(p, i);
+		return;
+	}
+	if (s == PAGE_STATE_PAIRING) /* another member's job compares it; join looks again */
+		return;
+	wait = member_wait_passes(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec
+							 : policy->min_age_usec,
+				  p->env->interval_usec);
+	domain_forget_young(p->m->domain, b, page, wait);
+	if (wait == 0)
+		want_read(p, i);
+}
+
+/* Present and not written since it was last seen. */
+static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
+{
+	page_id page = PAGE_ID(b->first.n + i);
+	unsigned wait;
+
+	switch (ledger_state(p->env->ledger, page)) {
+	case PAGE_STATE_ABSENT: /* swapped in again: an ordinary page */
+		ledger_set_young(p->env->ledger, b, page, 0, 0);
+		want_read(p, i);
+		break;
+	case PAGE_STATE_YOUNG:
+		wait = ledger_wait(p->env->ledger, page);
+		if (wait <= 1)
+			want_read(p, i);
+		else
+			ledger_set_young(p->env->ledger, b, page, wait - 1,
+					 ledger_word(p->env->ledger, page));
+		break;
+	default:
+		break;
+	}
+}
+
+/* A mapping of the store stays one while its page is reclaimed or dropped: it shows the slot again.
+ * A protected hole shows as swapped; a private copy that is swapped out as written, too. A
+ * hole of ours is absent by nature. */
+static bool stays_when_absent(const struct pass *p, enum page_state s, uint32_t bits)
+{
+	return s == PAGE_STATE_PAIRING || s == PAGE_STATE_HOLE ||
+	       (s == PAGE_STATE_SHARED && p->m->domain->store &&
+		!(bits & PAGE_SWAPPED && bits & PAGE_WRITTEN));
+}
+
+static void apply_run(struct pass *p, struct ledger_block *b, const struct run *run)
+{
+	uint32_t end = run->first + run->n_pages;
+	const uint8_t *states = ledger_states(p->env->ledger, b);
+
+	if (run->bits & PAGE_SWAPPED)
+		p->counts.swapped_pages += run->n_pages;
+	if (!(run->bits & PAGE_PRESENT) || run->bits & PAGE_ZERO) {
+		for (uint32_t i = run->first; (i = ledger_skip_absent(states, i, end)) < end; i++)
+			if (run->bits & PAGE_ZERO && LEDGER_STATE_OF(states[i]) == PAGE_STATE_ZEROS)
+				domain_made_hole(p->m->domain, b, PAGE_ID(b->first.n + i));
+			else if (!stays_when_absent(p, LEDGER_STATE_OF(states[i]), run->bits))
+				domain_forget_absent(p->m->domain, b, PAGE_ID(b->first.n + i));
+		return;
+	}
+	p->counts.present_pages += run->n_pages;
+	if (run->bits & PAGE_HUGE)
+		p->counts.huge_pages += run->n_pages;
+	ledger_note_huge(b, PAGE_ID(b->first.n + run->first), run->n_pages, run->bits & PAGE_HUGE);
+	/* Huge pages that are to stay whole are no candidates: not tracked, not read. */
+	if (run->bits & PAGE_HUGE && p->m->policy.thp == THP_KEEP)
+		return;
+	if (run->bits & PAGE_FILE) /* a store page: shared until it is written */
+		return;
+	if (run->bits & PAGE_WRITTEN) {
+		p->counts.written_pages += run->n_pages;
+		for (uint32_t i = run->first; i < end; i++)
+			apply_written(p, b, i);
+	} else {
+		for (uint32_t i = run->first; (i = ledger_skip_settled(states, i, end)) < end; i++)
+			apply_unwritten(p, b, i);
+	}
+}
+
+static void collect_done(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+	uint64_t start = thread_cpu_nsec();
+
+	if (p->error < 0) {
+		charge(p, start);
+		finish(p, p->error);
+		return;
+	}
+	p->n_ranges = 0;
+	p->n_read = 0;
+	for (uint32_t i = 0; i < p->n_runs && !p->m->gone; i++)
+		apply_run(p, current_block(p), &p->runs[i]);
+	charge(p, start);
+	then(p, p->n_read > 0 ? start_scan : next_slice);
+}
+
+static void start_collect(struct pass *p)
+{
+	submit(p, collect_run, collect_done);
+}
+
+/* --- scan and offer ----------------------------------------------------------------- */
+
+static void scan_run(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+	int64_t n;
+
+	FAULT_POINT("pass-scan");
+	n = scan_pages(p->m->process, &p->env->seed, p->ranges, p->n_ranges, p->results);
+
+	p->error = n < 0 ? (int)n : 0;
+}
+
+/* Rehash: is the page as it was when it was last read? Brings its state up to date; true
+ * when it is a YOUNG page whose wait is over. */
+static bool rehash_ripe(struct pass *p, struct ledger_block *b, page_id page, uint32_t word)
+{
+	struct ledger *l = p->env->ledger;
+	enum page_state s = ledger_state(l, page);
+	bool same = ledger_word(l, page) == word;
+	unsigned wait = ledger_wait(l, page);
+
+	if (s == PAGE_STATE_YOUNG && same) {
+		if (wait <= 1)
+			return true;
+		ledger_set_young(l, b, page, wait - 1, word);
+	} else if (s == PAGE_STATE_YOUNG || (s == PAGE_STATE_UNSTABLE && !same)) {
+		wait = MAX(member_wait_passes(p->m->policy.min_age_usec, p->env->interval_usec), 1U);
+		domain_forget_young(p->m->domain, b, page, wait);
+		ledger_set_young(l, b, page, wait, word);
+	}
+	return false;
+}
+
+static void add_pair(struct pass *p, struct ledger_block *b, page_id page, page_id twin,
+		     uint64_t fingerprint)
+{
+	const struct ledger_block *tb = ledger_find(p->env->ledger, twin);
+
+	p->pairs[p->n_pairs] = (struct pair){
+		.process = p->m->process,
+		.at = ledger_hva(b, page),
+		.twin_process = tb->member->process,
+		.twin_at = ledger_hva(tb, twin),
+	};
+	p->pair_pages[p->n_pairs++] = (struct pair_pages){ page, twin, fingerprint };
+}
+
+static void offer(struct pass *p, struct ledger_block *b, page_id page, const struct scan_result *res)
+{
+	struct domain *d = p->m->domain;
+	record_id record;
+	page_id twin;
+
+	if (res->kind == SCAN_GONE) {
+		domain_forget_absent(d, b, page);
+		return;
+	}
+	if (tracker_kind(p->m->tracker) == TRACKER_REHASH &&
+	    !rehash_ripe(p, b, page, (uint32_t)(res->fingerprint >> 32)))
+		return;
+	if (ledger_state(p->env->ledger, page) != PAGE_STATE_YOUNG)
+		return;
+	if (res->kind == SCAN_ZEROS)
+		domain_offer_zeros(d, b, page);
+	else if (domain_offer(d, b, page, res->fingerprint, &record, &twin) == DOMAIN_PAIR)
+		add_pair(p, b, page, twin, res->fingerprint);
+}
+
+static void scan_done(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+	uint64_t start = thread_cpu_nsec();
+	const struct scan_result *res = p->results;
+
+	if (p->error < 0 || p->m->gone) {
+		charge(p, start);
+		finish(p, p->error);
+		return;
+	}
+	budget_charge(p->env->reads, p->n_read, now_usec());
+	p->counts.read_pages += p->n_read;
+	p->n_pairs = 0;
+	p->pair_at = 0;
+	for (uint32_t i = 0; i < p->n_ranges; i++) {
+		struct ledger_block *b = current_block(p);
+		page_id first = ledger_id(b, p->ranges[i].start);
+
+		for (uint32_t k = 0; k < p->ranges[i].n_pages; k++)
+			offer(p, b, PAGE_ID(first.n + k), res++);
+	}
+	charge(p, start);
+	then(p, p->n_pairs > 0 ? start_compare : next_slice);
+}
+
+static void start_scan(struct pass *p)
+{
+	submit(p, scan_run, scan_done);
+}
+
+/* --- compare and join ----------------------------------------------------------------- */
+
+static void compare_run(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+
+	p->error = pair_compare(&p->m->domain->key, p->pairs + p->pair_at, p->pair_batch, p->copies);
+}
+
+static bool twin_is_there(const struct pass *p, const struct pair_pages *pages)
+{
+	const struct ledger *l = p->env->ledger;
+	const struct ledger_block *b = ledger_find(l, pages->twin);
+
+	return b && !b->member->gone && ledger_state(l, pages->twin) == PAGE_STATE_UNSTABLE &&
+	       ledger_word(l, pages->twin) == (uint32_t)(pages->fingerprint >> 32);
+}
+
+/* Three and more equal pages may all have been paired with one twin, which is a candidate by now. */
+static bool join_known(struct pass *p, const struct pair *pair, const struct pair_pages *pages)
+{
+	record_id record;
+
+	if (stable_find_identity(p->m->domain->stable, pages->fingerprint, &pair->identity, &record) < 0)
+		return false;
+	domain_make_candidate(p->m->domain, current_block(p), pages->page, record);
+	return true;
+}
+
+static void join_new(struct pass *p, const struct pair *pair, const struct pair_pages *pages, slot_id slot)
+{
+	struct domain *d = p->m->domain;
+	struct ledger *l = p->env->ledger;
+	record_id record;
+	int r = -EAGAIN;
+
+	/* A page that two pairs of this batch hold gets one record, and one slot. */
+	if (!join_known(p, pair, pages) && twin_is_there(p, pages))
+		r = domain_join(d, pages->fingerprint, &pair->identity, slot, current_block(p), pages->page,
+				ledger_find(l, pages->twin), pages->twin, &record);
+	if (r == 0)
+		return;
+	if (!slot_id_is_none(slot))
+		(void)store_drop(d->store, slot, 1); /* no guest has seen it yet */
+	/* The twin was written meanwhile, or a tree is full: look again next pass. */
+	if (ledger_state(l, pages->page) == PAGE_STATE_PAIRING)
+		domain_forget_young(d, current_block(p), pages->page, 1);
+}
+
+/* The slot behind which the first page of a run would best be put. */
+static slot_id slot_before(const struct pass *p, page_id page)
+{
+	const struct ledger_block *b = current_block(p);
+	page_id before = PAGE_ID(page.n - 1);
+	enum page_state s;
+
+	if (page.n == b->first.n)
+		return SLOT_ID_NONE;
+	s = ledger_state(p->env->ledger, before);
+	if ((s != PAGE_STATE_CANDIDATE && s != PAGE_STATE_SHARED) ||
+	    ledger_word(p->env->ledger, before) == UINT32_MAX)
+		return SLOT_ID_NONE;
+	return stable_slot(p->m->domain->stable, RECORD_ID(ledger_word(p->env->ledger, before)));
+}
+
+static bool joins_new(const struct pass *p, uint32_t i)
+{
+	record_id record;
+
+	return p->pairs[i].equal && twin_is_there(p, &p->pair_pages[i]) &&
+	       stable_find_identity(p->m->domain->stable, p->pair_pages[i].fingerprint,
+				    &p->pairs[i].identity, &record) < 0;
+}
+
+/* Puts neighbouring pages that get new records into neighbouring slots; returns the pair after
+ * them. Without a store the kernel owns the frames: no slots. */
+static uint32_t join_run(struct pass *p, uint32_t i)
+{
+	struct domain *d = p->m->domain;
+	const uint8_t *copies = p->copies + (size_t)(i - p->pair_at) * PAGE_BYTES;
+	uint32_t n = 1, end = p->pair_at + p->pair_batch;
+	slot_id first = SLOT_ID_NONE;
+	int64_t got;
+
+	if (!d->store) {
+		join_new(p, &p->pairs[i], &p->pair_pages[i], SLOT_ID_NONE);
+		return i + 1;
+	}
+	while (i + n < end && p->pair_pages[i + n].page.n == p->pair_pages[i].page.n + n && joins_new(p, i + n))
+		n++;
+	got = store_put(d->store, copies, n, slot_before(p, p->pair_pages[i].page), &first);
+	if (got < 0) {
+		/* The store is full, or there is no memory: these pages wait for better times. */
+		domain_forget_young(d, current_block(p), p->pair_pages[i].page, LEDGER_WAIT_MAX);
+		return i + 1;
+	}
+	for (uint32_t k = 0; k < (uint32_t)got; k++)
+		join_new(p, &p->pairs[i + k], &p->pair_pages[i + k], SLOT_ID(first.n + k));
+	return i + (uint32_t)got;
+}
+
+static void join_batch(struct pass *p)
+{
+	uint32_t end = p->pair_at + p->pair_batch;
+
+	for (uint32_t i = p->pair_at; i < end;) {
+		const struct pair_pages *pages = &p->pair_pages[i];
+
+		if (joins_new(p, i)) {
+			i = join_run(p, i);
+			continue;
+		}
+		if (!p->pairs[i].equal || !join_known(p, &p->pairs[i], pages))
+			domain_forget_young(p->m->domain, current_block(p), pages->page, 1);
+		i++;
+	}
+}
+
+static void compare_done(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+	uint64_t start = thread_cpu_nsec();
+
+	if (p->error < 0 || p->m->gone) {
+		charge(p, start);
+		finish(p, p->error);
+		return;
+	}
+	join_batch(p);
+	drop_twin_members(p);
+	p->pair_at += p->pair_batch;
+	charge(p, start);
+	if (p->pair_at < p->n_pairs) {
+		then(p, start_compare);
+		return;
+	}
+	p->n_pairs = 0;
+	then(p, next_slice);
+}
+
+/* Twins' guests must stay open while their memory is read. */
+static int hold_twin_members(struct pass *p)
+{
+	struct member *last = NULL;
+
+	p->twin_members = calloc(p->pair_batch, sizeof(struct member *));
+	if (!p->twin_members)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < p->pair_batch; i++) {
+		struct member *m = ledger_find(p->env->ledger, p->pair_pages[p->pair_at + i].twin)->member;
+
+		if (m != last)
+			p->twin_members[p->n_twin_members++] = member_ref(m);
+		last = m;
+	}
+	return 0;
+}
+
+static void start_compare(struct pass *p)
+{
+	int r;
+
+	/* While the budget made us wait, a twin's guest may have left. Order is kept: it is the
+	 * order of the slots. */
+	for (uint32_t i = p->pair_at, to = i, n = p->n_pairs; i < n; i++) {
+		if (!ledger_find(p->env->ledger, p->pair_pages[i].twin)) {
+			domain_forget_young(p->m->domain, current_block(p), p->pair_pages[i].page, 1);
+			p->n_pairs--;
+			continue;
+		}
+		p->pairs[to] = p->pairs[i];
+		p->pair_pages[to++] = p->pair_pages[i];
+	}
+	p->pair_batch = MIN(p->n_pairs - p->pair_at, PAIR_BATCH_PAGES);
+	if (p->pair_batch == 0) {
+		p->n_pairs = 0;
+		next_slice(p);
+		return;
+	}
+	r = hold_twin_members(p);
+	if (r < 0)
+		finish(p, r);
+	else
+		submit(p, compare_run, compare_done);
+}
+
+/* --- slices ----------------------------------------------------------------------------- */
+
+static void next_slice(struct pass *p)
+{
+	p->at += p->n_pages;
+	while (p->block < p->m->n_blocks && p->at >= current_block(p)->n_pages) {
+		p->block++;
+		p->at = 0;
+	}
+	if (p->block == p->m->n_blocks) {
+		finish(p, 0);
+		return;
+	}
+	p->n_pages = MIN(PASS_SLICE_PAGES, current_block(p)->n_pages - p->at);
+	then(p, start_collect);
+}
+
+static void begin_run(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+
+	p->error = process_alive(p->m->process) ? tracker_begin_pass(p->m->tracker) : -ESRCH;
+}
+
+static void begin_done(struct work *w)
+{
+	struct pass *p = (struct pass *)w;
+
+	if (p->error < 0 || p->m->gone)
+		finish(p, p->error);
+	else
+		next_slice(p);
+}
+
+int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done, void *userdata)
+{
+	struct pass *p = calloc(1, sizeof(*p));
+	int r = -ENOMEM;
+
+	assert(!m->busy);
+	if (!p)
+		return -ENOMEM;
+	p->env = env;
+	p->m = m;
+	p->started_usec = now_usec();
+	p->done = done;
+	p->userdata = userdata;
+	p->ranges = calloc(PASS_SLICE_PAGES, sizeof(*p->ranges));
+	p->results = calloc(PASS_SLICE_PAGES, sizeof(*p->results));
+	p->pairs = calloc(PASS_SLICE_PAGES, sizeof(*p->pairs));
+	p->pair_pages = calloc(PASS_SLICE_PAGES, sizeof(*p->pair_pages));
+	if (m->domain->store)
+		p->copies = malloc(PAIR_BATCH_PAGES * PAGE_BYTES);
+	if (p->ranges && p->results && p->pairs && p->pair_pages && (p->copies || !m->domain->store)) {
+		p->work.run = begin_run;
+		p->work.done = begin_done;
+		r = work_submit(env->pool, &p->work);
+	}
+	if (r < 0) {
+		free(p->ranges);
+		free(p->results);
+		free(p->pairs);
+		free(p->pair_pages);
+		free(p->copies);
+		free(p);
+		return r;
+	}
+	m->busy = true;
+	(void)member_ref(m);
+	return 0;
+}

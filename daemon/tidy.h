@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Tidying the store of a trust domain, so that guests which write for days do not wear it out:
+ *
+ *   reclaim  mappings whose pages were all copied become anonymous memory again (remap-guest.h)
+ *   sweep    slots that no guest maps any more, and that no candidate waits for, are freed
+ *
+ * A slot may be dropped only when no guest maps it; a mapping keeps it even when its page was
+ * copied. The proof is a look at the mappings of every guest that was ever handed the store,
+ * while none of them is being merged: so a round holds all members of the domain, and one that
+ * cannot be looked at keeps everything.
+ *
+ * Owned by the loop.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "daemon/member.h"
+#include "daemon/work.h"
+
+typedef void tidy_done_fn(struct domain *d, uint64_t reclaimed_pages, uint64_t freed_slots, void *userdata);
+
+/* Tidies d, whose members (all of them, none busy) are held until done is called (never from within
+ * this call). 0, -ENOMEM, -EAGAIN. */
+int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, struct member *const *members,
+	       size_t n_members, tidy_done_fn *done, void *userdata);

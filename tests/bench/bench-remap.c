@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * bench-remap [MIB [SECONDS]]: what merging costs the agent, and the guest.
+ *
+ * A guest of MIB (default 256) in this process, DONTFORK and MERGEABLE as QEMU's memory is,
+ * tracked; its pages equal slots of a store. For runs of different lengths all of it is merged
+ * (runs with one page left out in between) and given back, for SECONDS (default 5) each, while
+ * a guest thread reads pages at random and times each access.
+ *
+ *   cpu    thread CPU time of the transactions for each page, scratch and advice included
+ *   maps   mappings the guest gained for each page
+ *   freeze how long pages were frozen: the agent's own figure, the longest of each block
+ *   wait   how long accesses of the guest thread took, of those that took more than 2 us
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+
+#include "common/parse.h"
+#include "common/util.h"
+#include "tests/integration/remap-fixture.h"
+
+#define ADVICE	(RING_ADVICE_DONTFORK | RING_ADVICE_MERGEABLE)
+#define BUCKETS 20000U /* of a microsecond */
+
+struct histogram {
+	uint64_t n;
+	uint32_t count[BUCKETS + 1];
+	uint64_t longest_nsec;
+};
+
+static struct remap host;
+static char *guest;
+static uint64_t n_pages;
+static atomic_bool stop;
+
+static uint64_t nsec_of(clockid_t clock)
+{
+	struct timespec t;
+
+	(void)clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
+}
+
+static void histogram_add(struct histogram *h, uint64_t nsec)
+{
+	h->count[MIN(nsec / NSEC_PER_USEC, BUCKETS)]++;
+	h->n++;
+	h->longest_nsec = MAX(h->longest_nsec, nsec);
+}
+
+static uint64_t histogram_usec(const struct histogram *h, unsigned permille)
+{
+	uint64_t left = h->n * permille / 1000;
+
+	for (uint64_t i = 0; i < BUCKETS; i++) {
+		if (left < h->count[i])
+			return i;
+		left -= h->count[i];
+	}
+	return BUCKETS;
+}
+
+static void histogram_print(const char *name, const struct histogram *h)
+{
+	(void)printf("  %-7s p50 %4" PRIu64 " us  p99 %4" PRIu64 " us  p99.9 %5" PRIu64
+		     " us  p100 %6.1f us  (%" PRIu64 ")\n",
+		     name, histogram_usec(h, 500), histogram_usec(h, 990), histogram_usec(h, 999),
+		     (double)h->longest_nsec / 1000, h->n);
+}
+
+static void *toucher_main(void *arg)
+{
+	struct histogram *h = arg;
+	uint64_t x = 42;
+
+	while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
+		uint64_t start, took;
+
+		x = x * 6364136223846793005U + 1442695040888963407U;
+		start = nsec_of(CLOCK_MONOTONIC);
+		(void)*(volatile char *)(guest + (x >> 33) % n_pages * PAGE_BYTES);
+		took = nsec_of(CLOCK_MONOTONIC) - start;
+		if (took > 2000)
+			histogram_add(h, took);
+	}
+	return NULL;
+}
+
+static void content(char *to, uint64_t page)
+{
+	uint64_t *p = (uint64_t *)to;
+
+	for (uint64_t i = 0; i < PAGE_BYTES / 8; i++)
+		p[i] = (page + 1) * 0x9e3779b97f4a7c15U + i;
+}
+
+static void guest_make(void)
+{
+	uint64_t bytes = n_pages * PAGE_BYTES;
+	char *raw = mmap(NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (raw == MAP_FAILED) {
+		perror("mmap");
+		exit(1);
+	}
+	guest = (char *)ALIGN_UP((uintptr_t)raw, HUGE_BYTES);
+	(void)madvise(guest, bytes, MADV_NOHUGEPAGE);
+	(void)madvise(guest, bytes, MADV_DONTFORK);
+	(void)madvise(guest, bytes, MADV_MERGEABLE);
+	for (uint64_t i = 0; i < n_pages; i++) {
+		content(guest + i * PAGE_BYTES, i);
+		content(host.store + i * PAGE_BYTES, i);
+	}
+	(void)remap_track(&host, guest, n_pages);
+}
+
+static void must_be_ok(int64_t r, const struct ring_run *runs, uint32_t n, const char *what)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (r != 1 || runs[i].result < 0) {
+			(void)fprintf(stderr, "%s: block %" PRId64 ", run %u of %u: %s\n", what, r,
+				      i, n, strerror(-runs[i].result));
+			exit(1);
+		}
+}
+
+/* One pass over the guest: merges, then gives everything back. Adds to the sums. */
+static void pass(uint32_t length, struct histogram *freeze, uint64_t *pages, uint64_t *cpu_nsec,
+		 uint64_t *maps)
+{
+	static struct ring_run runs[HUGE_PAGES];
+
+	for (uint64_t b = 0; b < n_pages; b += HUGE_PAGES) {
+		char *block = guest + b * PAGE_BYTES;
+		uint64_t start;
+		uint32_t n = 0;
+		int64_t r;
+
+		for (uint32_t i = 0; i + length <= HUGE_PAGES; i += length + 1)
+			runs[n++] = remap_run(block + i * PAGE_BYTES, length, (uint32_t)b + i);
+		start = nsec_of(CLOCK_THREAD_CPUTIME_ID);
+		r = remap_block(&host, RING_MERGE, block, HUGE_PAGES, RING_MERGE_TRACK, ADVICE,
+				runs, n);
+		*cpu_nsec += nsec_of(CLOCK_THREAD_CPUTIME_ID) - start;
+		must_be_ok(r, runs, n, "merge");
+		histogram_add(freeze, host.last_wait_nsec);
+		*pages += (uint64_t)n * length;
+		*maps += b == 0 ? remap_count_maps(block, HUGE_PAGES) : 0;
+	}
+}
+
+static void give_back(struct histogram *freeze, uint64_t *pages, uint64_t *cpu_nsec)
+{
+	static struct ring_run runs[HUGE_PAGES];
+
+	for (uint64_t b = 0; b < n_pages; b += HUGE_PAGES) {
+		char *block = guest + b * PAGE_BYTES;
+		uint32_t n = remap_find_mapped(&host, block, HUGE_PAGES, runs, HUGE_PAGES);
+		uint64_t start = nsec_of(CLOCK_THREAD_CPUTIME_ID);
+		int64_t r =
+			remap_block(&host, RING_RECLAIM, block, HUGE_PAGES,
+				    RING_MERGE_TRACK | RING_RECLAIM_UNPINNED | RING_RECLAIM_WHOLE,
+				    ADVICE, runs, n);
+
+		*cpu_nsec += nsec_of(CLOCK_THREAD_CPUTIME_ID) - start;
+		must_be_ok(r, runs, n, "reclaim");
+		histogram_add(freeze, host.last_wait_nsec);
+		for (uint32_t i = 0; i < n; i++)
+			*pages += runs[i].n_pages;
+	}
+}
+
+static void measure(uint32_t length, uint64_t seconds)
+{
+	static struct histogram freeze, back, wait;
+	uint64_t pages = 0, cpu = 0, back_pages = 0, back_cpu = 0, maps = 0, passes = 0;
+	uint64_t deadline = now_usec() + seconds * USEC_PER_SEC;
+	pthread_t toucher;
+
+	memset(&freeze, 0, sizeof(freeze));
+	memset(&back, 0, sizeof(back));
+	memset(&wait, 0, sizeof(wait));
+	atomic_store(&stop, false);
+	if (pthread_create(&toucher, NULL, toucher_main, &wait) != 0)
+		exit(1);
+	do {
+		pass(length, &freeze, &pages, &cpu, &maps);
+		give_back(&back, &back_pages, &back_cpu);
+		passes++;
+	} while (now_usec() < deadline);
+	atomic_store(&stop, true);
+	(void)pthread_join(toucher, NULL);
+	(void)printf("runs of %u: cpu %.2f us/page, reclaim %.2f us/page, maps %.2f/page, %" PRIu64
+		     " pages\n",
+		     length, (double)cpu / 1000 / (double)pages,
+		     (double)back_cpu / 1000 / (double)back_pages,
+		     (double)maps / (double)passes / (double)(HUGE_PAGES / (length + 1) * length),
+		     pages);
+	histogram_print("freeze", &freeze);
+	histogram_print("reclaim", &back);
+	histogram_print("wait", &wait);
+	(void)fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	static const uint32_t lengths[] = {1, 2, 4, 16, 64, 511};
+	struct sched_param rt = {.sched_priority = 1};
+	uint64_t mib = 256, seconds = 5;
+	int r;
+
+	if ((argc > 1 && parse_u64(argv[1], 2, 1 << 20, &mib) < 0) ||
+	    (argc > 2 && parse_u64(argv[2], 1, 3600, &seconds) < 0) || argc > 3) {
+		(void)fprintf(stderr, "usage: bench-remap [MIB [SECONDS]]\n");
+		return 2;
+	}
+	n_pages = ALIGN_DOWN(MIB(mib) / PAGE_BYTES, HUGE_PAGES);
+	r = remap_open(&host, n_pages);
+	if (r < 0) {
+		(void)fprintf(stderr, "userfaultfd: %s\n", strerror(-r));
+		return 77;
+	}
+	guest_make();
+	if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &rt) < 0)
+		(void)fprintf(stderr, "no real-time priority: %s\n", strerror(errno));
+	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++)
+		measure(lengths[i], seconds);
+	return 0;
+}

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A libvirtd of our own, with nothing of the machine's in it and nothing left behind.
+
+    import libvirt
+    libvirt.enter()                       # first thing in the script
+    with libvirt.Libvirt() as lv:
+        lv.define("web1", devices="<memballoon model='virtio'/>")
+        lv.virsh("start", "web1")
+
+enter() runs the script again in mount and pid namespaces of its own: there the directories of
+libvirt are empty ones of ours, no cgroup file system is mounted (libvirtd would leave groups
+behind), and whatever libvirtd or QEMU leaves running ends with the script. Domains are
+TCG guests without a disk: SeaBIOS looks for one in vain, which is guest enough for libvirt.
+"""
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid as uuid_module
+
+import tap
+
+_MARK = "MEMSHARED_TEST_LIBVIRT"  # set in the namespaces: the directory of this run
+_DIRECTORIES = {"etc": "/etc/libvirt", "run": "/run/libvirt", "lib": "/var/lib/libvirt",
+                "log": "/var/log/libvirt", "cache": "/var/cache/libvirt"}
+POLICY = "https://memshared.io/policy/1"
+
+DOMAIN = """<domain type='{type}'>
+  <name>{name}</name><uuid>{uuid}</uuid>
+  <memory unit='MiB'>{mib}</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type>{boot}</os>
+  <features><acpi/></features>
+  {inside}
+  <on_reboot>restart</on_reboot>
+  <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{devices}</devices>
+</domain>"""
+
+
+def enter():
+    """Goes on in namespaces of our own; in the first process it does not return."""
+    if os.environ.get(_MARK):
+        return
+    if os.geteuid() or not shutil.which("libvirtd"):
+        why = "needs root" if os.geteuid() else "no libvirtd on this machine"
+        print("1..0 # SKIP " + why)
+        sys.exit(0)
+    # The shell is process 1: it waits for our script and reaps what QEMU and libvirtd orphan.
+    command = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private",
+               "--pid", "--fork", "--kill-child", "--mount-proc",
+               "sh", "-c", "\"$@\" & wait $!", "sh", sys.executable, *sys.argv]
+
+    def stop(signum, _frame):
+        raise SystemExit(128 + signum)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, stop)
+    directory = tempfile.mkdtemp(prefix="memshared-libvirt-", dir="/var/tmp")
+    os.chmod(directory, 0o755)
+    try:
+        with subprocess.Popen(command, env={**os.environ, _MARK: directory}) as child:
+            try:
+                sys.exit(child.wait())
+            finally:
+                child.kill()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class Libvirt(contextlib.ExitStack):
+    """libvirtd and its domains, in the namespaces that enter() made."""
+
+    def __init__(self):
+        super().__init__()
+        self.directory = os.environ[_MARK]  # enter() comes first
+        self.log = os.path.join(self.directory, "libvirtd.log")
+        self._daemon = None
+        self._mount()
+
+    def _mount(self):
+        for name, path in _DIRECTORIES.items():
+            own = os.path.join(self.directory, name)
+            # QEMU runs as a user of its own and must get through.
+            os.makedirs(own, 0o755)
+            if name in ("etc", "lib"):
+                shutil.copytree(path, own, dirs_exist_ok=True, symlinks=True)
+                for root, directories, _files in os.walk(path):
+                    for d in directories:
+                        status = os.stat(os.path.join(root, d))
+                        copy = os.path.join(own, os.path.relpath(os.path.join(root, d), path))
+                        os.chown(copy, status.st_uid, status.st_gid)
+                        os.chmod(copy, status.st_mode & 0o7777)
+            os.makedirs(path, exist_ok=True)
+            subprocess.run(["mount", "--bind", own, path], check=True)
+        shutil.rmtree(os.path.join(self.directory, "etc/qemu"), ignore_errors=True)
+        with open("/etc/libvirt/qemu.conf", "w", encoding="ascii") as file:
+            file.write('stdio_handler = "file"\nsecurity_driver = "none"\n')
+            # Where QEMU's user may not open /dev/kvm but root may, libvirtd probes QEMU anew for
+            # each domain, which takes 5 s.
+            with contextlib.suppress(OSError):
+                file.write('group = "+%d"\n' % (os.stat("/dev/kvm").st_gid or 64055))
+        subprocess.run(["umount", "--lazy", "--recursive", "/sys/fs/cgroup"], check=False,
+                       stderr=subprocess.DEVNULL)
+
+    def __enter__(self):
+        super().__enter__()
+        self.callback(self.kill)
+        self.start()
+        return self
+
+    # --- libvirtd ---------------------------------------------------------
+
+    def start(self):
+        """Starts libvirtd and waits until it answers."""
+        with open(self.log, "ab") as log:
+            self._daemon = subprocess.Popen(["libvirtd"], stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, cwd="/")
+        deadline = time.monotonic() + 60 * tap.SLOW
+        while self.virsh("uri", check=False).returncode:
+            if self._daemon.poll() is not None or time.monotonic() > deadline:
+                with open(self.log, encoding="utf-8", errors="replace") as file:
+                    raise RuntimeError("libvirtd did not start:\n" + file.read()[-2000:])
+            time.sleep(0.05)
+
+    def kill(self, signum=signal.SIGKILL):
+        if self._daemon and self._daemon.poll() is None:
+            self._daemon.send_signal(signum)
+            self._daemon.wait(30)
+
+    def freeze(self):
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self._daemon.send_signal(signal.SIGCONT)
+
+    # --- domains ----------------------------------------------------------
+
+    def virsh(self, *words, check=True, timeout=60):
+        """virsh WORDS...: its output, or with check=False the finished process."""
+        done = subprocess.run(["virsh", "--quiet", "-c", "qemu:///system", *map(str, words)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, check=False,
+                              timeout=timeout * tap.SLOW)
+        if not check:
+            return done
+        if done.returncode:
+            raise RuntimeError("virsh %s: %s" % (" ".join(map(str, words)), done.stderr.strip()))
+        return done.stdout.strip()
+
+    def define(self, name, inside="", devices="", boot="", mib=32, domain_type="qemu"):
+        """Defines a domain, which goes away with libvirtd's directories; its UUID."""
+        uuid = str(uuid_module.uuid4())
+        path = os.path.join(self.directory, "domain.xml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(DOMAIN.format(type=domain_type, name=name, uuid=uuid, mib=mib,
+                                     inside=inside, devices=devices, boot=boot))
+        self.virsh("define", path)
+        return uuid
+
+    def set_policy(self, name, element, *words):
+        return self.virsh("metadata", name, "--uri", POLICY, "--key", "memshared", "--set", element,
+                          *(words or ("--live", "--config")))
+
+    def remove_policy(self, name):
+        return self.virsh("metadata", name, "--uri", POLICY, "--remove", "--live", "--config")
+
+    @staticmethod
+    def pid(name):
+        with open("/run/libvirt/qemu/%s.pid" % name, encoding="ascii") as file:
+            return int(file.read())

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests of engine ksm have in common: a daemon that works hard, and how to tell that it
+has done so, or that a guest is as QEMU had it.
+"""
+import collections
+import contextlib
+import os
+import time
+
+import harness
+import ksm
+
+DOMAIN = "test"
+
+CONFIG = """\
+[Daemon]
+StateDirectory=%(state)s
+CpuBudget=100%%
+PassInterval=1s
+Pressure=always
+%(daemon)s
+
+[Ksm]
+Domain=test
+AllowForeign=%(foreign)s
+# Few wake-ups of ksmd, whose low priority makes each of them wait where tests run side by side.
+PagesToScan=10000
+%(ksm)s
+
+[Policy "all"]
+match-name=*
+domain=test
+engine=ksm
+min-age=1s
+thp=split:1
+%(policy)s
+"""
+
+
+def state_directory(host):
+    """The same for all daemons of a test."""
+    return os.path.join(host.directory, "state")
+
+
+def start(host, foreign="yes", daemon="", ksm="", policy="", fault=None, state=None, environment=None):
+    """A daemon for domain "test". fault: see common/fault.h.
+
+    foreign: by default guests of other tests, which may run at the same time, are no hindrance;
+    where counters of the whole host are compared say "no" and wait with alone(). A daemon that
+    an earlier test left behind is killed.
+    """
+    host.kill_daemon()
+    environment = dict(environment or {})
+    if fault:
+        environment["MEMSHARED_FAULT"] = fault
+    return host.daemon(CONFIG % {"state": state or state_directory(host), "foreign": foreign,
+                                 "daemon": daemon, "ksm": ksm, "policy": policy},
+                       environment=environment)
+
+
+def totals(daemon):
+    return daemon.call("Status")["totals"]
+
+
+def guest_status(daemon, guest):
+    """What the daemon says of a guest; None when it does not know it."""
+    for status in daemon.call("Guests")["guests"]:
+        if status["pid"] == guest.pid:
+            return status
+    return None
+
+
+def wait_enrolled(host, daemon, guests):
+    """Waits until the daemon has let these guests in, by itself or as it was told."""
+    for g in guests:
+        host.wait(lambda g=g: (guest_status(daemon, g) or {}).get("state") == "enrolled",
+                  30, "guest %s is enrolled" % g.name)
+
+
+def settled(host, daemon, least=1000, timeout=90):
+    """Waits until ksmd is stopped and what is shared does not change any more."""
+    last = [0, time.monotonic()]
+
+    def rests():
+        status = daemon.call("Status")
+        sharing = status["totals"]["sharing_pages"]
+        if abs(sharing - last[0]) > max(16, last[0] // 200) or status["ksmd"]["run"] != "stopped":
+            last[:] = [sharing, time.monotonic()]
+        return sharing >= least and time.monotonic() - last[1] > 3 and status
+    try:
+        return host.wait(rests, timeout, "merging settles with %d pages or more" % least)
+    except AssertionError as error:
+        raise AssertionError("%s\nstatus: %s" % (error, daemon.call("Status"))) from error
+
+
+def alone(host, guests):
+    """Waits until no other process has mergeable memory: tests that run at the same time."""
+    pids = {g.pid for g in guests}
+
+    def foreign():
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open("/proc/%s/ksm_stat" % pid,
+                                                    encoding="ascii") as file:
+                if "ksm_mergeable: yes" in file.read() and int(pid) not in pids:
+                    found.append(int(pid))
+        return found
+    try:
+        host.wait(lambda: not foreign(), 120, "no other process has mergeable memory", 0.5)
+    except AssertionError as error:
+        raise harness.Skip("processes %s have mergeable memory" % foreign()) from error
+
+
+def merged(host, daemon, least=4000, timeout=90):
+    """Waits until so many pages were verified to be merged. Other rounds may follow."""
+    def enough():
+        return totals(daemon)["sharing_pages"] >= least
+    try:
+        host.wait(enough, timeout, "%d pages are merged" % least)
+    except AssertionError as error:
+        raise AssertionError("%s\nstatus: %s" % (error, daemon.call("Status"))) from error
+
+
+def kept(host):
+    """Names of the files that the daemon keeps about guests."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(os.listdir(os.path.join(state_directory(host), "guests")))
+    return []
+
+
+def settings():
+    """The host's KSM as it is set now."""
+    return {name: ksm.read(name) for name in ksm.SETTINGS if os.path.exists(ksm.DIRECTORY + name)}
+
+
+def wait_stopped(host, daemon):
+    """Waits until the daemon stands still at a fault point with the action "stop"."""
+    def stopped():
+        with open("/proc/%d/stat" % daemon.pid, encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] == "T"
+    host.wait(stopped, 100, "the daemon reaches its fault point", interval=0.02)
+
+
+def wait_dead(host, daemon):
+    """Waits until the daemon has killed itself at a fault point."""
+    # A round of ksmd takes up to a minute where others have much mergeable memory.
+    host.wait(lambda: not daemon.alive(), 100, "the daemon reaches its fault point", interval=0.02)
+
+
+def _marks_of(mapping):
+    # QEMU itself makes no difference between these afterwards: accounting, soft-dirty.
+    return tuple(f for f in mapping.get("flags", ()) if f not in ("ac", "sd"))
+
+
+class Picture:
+    """A guest's process at rest: what must be the same again when memshared has left it."""
+
+    def __init__(self, guest):
+        task = "/proc/%d/task/" % guest.pid
+        self.threads = collections.Counter()
+        for tid in os.listdir(task):
+            with contextlib.suppress(FileNotFoundError), open(task + tid + "/comm",
+                                                              encoding="utf-8") as file:
+                name = file.read().strip()
+                if name != "worker":  # QEMU's pool: they come and go
+                    self.threads[name] += 1
+        fds = "/proc/%d/fd/" % guest.pid
+        self.descriptors = {}
+        for fd in os.listdir(fds):
+            with contextlib.suppress(FileNotFoundError):
+                self.descriptors[int(fd)] = os.readlink(fds + fd)
+        mappings = guest.smaps()
+        start, end = guest.ram()
+        self.ram = [(max(start, m["start"]), min(end, m["end"]), m["mode"], _marks_of(m))
+                    for m in mappings if m["start"] < end and m["end"] > start]
+        self.marked = guest.mergeable()
+        self.ours = [m["path"] for m in mappings if "memshared" in m["path"]]
+
+    def compare(self, other):
+        """Raises if the other picture, taken later, differs."""
+        for name in ("threads", "descriptors", "ram", "marked", "ours"):
+            before, after = getattr(self, name), getattr(other, name)
+            assert before == after, "%s differ: before %s, after %s" % (name, before, after)
+
+
+def has_agent(guest):
+    """Is something of ours in the guest's process?"""
+    return bool(Picture(guest).ours)

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Engine ksm on real guests that check their own memory: what it merges, and what it says of it.
+
+Three guests live through all tests. Figures are compared while they rest.
+"""
+import contextlib
+
+import harness
+import merging
+
+
+class Context(harness.Host):
+    """The guests, and a daemon that merges them."""
+
+    def prepare(self):
+        self.ksm().set(run=0)
+        self.three = [self.guest("g%d" % i, mib=48, uid=65534) for i in range(3)]
+        for g in self.three:
+            g.ready()
+        self.working = merging.start(self)
+        for g in self.three:
+            self.working.call("Enroll", pid=g.pid)
+
+    @contextlib.contextmanager
+    def resting(self):
+        """The guests' programs touch no memory meanwhile."""
+        for g in self.three:
+            g.pause()
+        try:
+            yield
+        finally:
+            for g in self.three:
+                g.resume()
+
+    def passes(self):
+        return min(merging.guest_status(self.working, g)["passes"] for g in self.three)
+
+
+def near(a, b, percent=1, pages=32):
+    return abs(a - b) <= max(max(a, b) * percent // 100, pages)
+
+
+def compare_with_auditor(host):
+    """memshared's word against page frame numbers: None, or what differs."""
+    totals, audit = merging.totals(host.working), host.audit(host.three)
+    if near(totals["sharing_pages"], audit["sharing"]) and \
+            near(totals["shared_pages"], audit["shared"]):
+        return None
+    return totals, audit
+
+
+@harness.test("three guests are merged, and every figure agrees with the kernel's", limit=200)
+def merge(host):
+    merging.merged(host, host.working)
+    with host.resting():
+        merging.settled(host, host.working)
+        totals, audit = merging.totals(host.working), host.audit(host.three)
+        statuses = [merging.guest_status(host.working, g) for g in host.three]
+        merged = [g.ksm_merged() for g in host.three]
+        counters = harness.ksm_counters()
+    harness.note("memshared: %s" % totals)
+    harness.note("audit: %s" % audit)
+    harness.note("merged by guest: kernel %s, memshared %s" % (
+        merged, [s["shared_pages"] for s in statuses]))
+    assert near(totals["sharing_pages"], audit["sharing"]), (totals, audit)
+    assert near(totals["shared_pages"], audit["shared"]), (totals, audit)
+    assert near(totals["saved_bytes"] + totals["overhead_bytes"],
+                audit["sharing"] * harness.PAGE, pages=32 * harness.PAGE)
+    for name in ("shared_pages", "sharing_pages", "present_bytes"):
+        if name != "shared_pages":  # of a guest: pages that map a shared frame
+            assert near(sum(s[name] for s in statuses), totals[name]), (name, statuses, totals)
+    # The host's counters are ours where nobody else has anything merged.
+    if counters["pages_shared"] + counters["pages_sharing"] <= sum(merged) * 1.01:
+        for status, kernel in zip(statuses, merged):
+            assert near(status["shared_pages"], kernel), (status, kernel)
+        assert near(totals["sharing_pages"], counters["pages_sharing"]), (totals, counters)
+        assert near(totals["shared_pages"], counters["pages_shared"]), (totals, counters)
+    else:
+        harness.note("others have merged memory: the host's counters are not compared")
+    for g in host.three:
+        g.check()
+
+
+@harness.test("guests rewrite half of their memory: the figures follow within three passes",
+              limit=200)
+def rewritten(host):
+    merging.merged(host, host.working)
+    before = merging.totals(host.working)["sharing_pages"]
+    with host.resting():
+        for g in host.three:
+            g.scramble(50)
+        start = host.passes()
+        host.wait(lambda: host.passes() >= start + 3, 60, "three passes")
+        host.wait(lambda: merging.settings()["run"] == 0, 60, "ksmd rests")
+        wrong = compare_with_auditor(host)
+        assert not wrong, wrong
+        after = merging.totals(host.working)["sharing_pages"]
+        harness.note("sharing %d pages before, %d after" % (before, after))
+        assert after < before * 9 // 10
+    for g in host.three:
+        g.check()
+
+
+@harness.test("guests that leave share nothing any more", limit=100)
+def leave(host):
+    for g in host.three:
+        host.working.call("Unenroll", pid=g.pid)
+        g.check()
+    # Not the kernel's counters: those fall only when ksmd comes by again.
+    assert host.audit(host.three)["sharing"] == 0
+    assert merging.totals(host.working)["sharing_pages"] == 0
+
+
+harness.tap.main(Context, shared=True)

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Engine remap on real guests that check their own memory."""
+import contextlib
+import time
+
+import harness
+
+MIB = 1 << 20
+PAGE = 4096
+
+CONFIG = """\
+[Daemon]
+StateDirectory=%s
+CpuBudget=100%%
+PassInterval=1s
+Pressure=always
+
+[Policy "all"]
+match-name=*
+domain=test
+engine=remap
+min-age=1s
+thp=split:1
+"""
+
+
+def start(host):
+    return host.daemon(CONFIG % (host.directory + "/state"))
+
+
+def totals(daemon):
+    return daemon.call("Status")["totals"]
+
+
+def settled(host, daemon, least=1000, timeout=90):
+    """Waits until ksmd is stopped and what is shared does not grow any more."""
+    last = [0, time.monotonic()]
+
+    def rests():
+        status = daemon.call("Status")
+        sharing = status["totals"]["sharing_pages"]
+        if abs(sharing - last[0]) > max(16, last[0] // 200):
+            last[:] = [sharing, time.monotonic()]
+        return sharing >= least and time.monotonic() - last[1] > 3 and status
+    return host.wait(rests, timeout, "merging settles with %d pages or more" % least)
+
+
+def enrolled(host, daemon, guest):
+    """Until it is in; a daemon takes in by itself what an earlier one had."""
+    def is_in():
+        state = {g["pid"]: g["state"] for g in daemon.call("Guests")["guests"]}.get(guest.pid)
+        if state == "ready":
+            with contextlib.suppress(harness.CallError):
+                daemon.call("Enroll", pid=guest.pid)
+        return state == "enrolled"
+    host.wait(is_in, 60, "guest %s is enrolled" % guest.name)
+
+
+def sharers(host, guest):
+    """Pages of the guest that map the store and were not copied since: what is not anonymous.
+
+    A slot is in the page table only once its page was looked at, so present pages won't do.
+    """
+    ranges = [(m["start"], m["end"]) for m in guest.smaps()
+              if "memshared-store" in m["path"] and m["mode"] == "rw-p"]
+    if not ranges:
+        return 0
+    seen = host.audit([guest], ranges=lambda g: ranges)["guests"][0]
+    return seen["pages"] - (seen["present"] - seen["file"]) - seen["swapped"]
+
+
+@harness.test("three guests are merged, verified, and checked by themselves")
+def merge(host):
+    guests = [host.guest("g%d" % i, mib=64, uid=65534) for i in range(3)]
+    for g in guests:
+        g.ready()
+    daemon = start(host)
+    for g in guests:
+        daemon.call("Enroll", pid=g.pid)
+    status = settled(host, daemon)
+
+    def agree():
+        known = {g["pid"]: g["shared_pages"] for g in daemon.call("Guests")["guests"]}
+        pairs = [(known[g.pid], sharers(host, g)) for g in guests]
+        # Pages are written all the time, and a pass notices only later.
+        return all(abs(a - b) <= b // 100 + 32 for a, b in pairs) and pairs
+    harness.note("sharers by memshared, by the mappings: %s"
+                 % host.wait(agree, 60, "both count the same"))
+    for g in guests:
+        g.check()
+    for g in guests:
+        daemon.call("Unenroll", pid=g.pid)
+        g.check()
+    for g in guests:
+        assert sharers(host, g) == 0
+        left = [m for m in g.smaps() if m["path"].startswith("/memfd:memshared")
+                or m["path"].endswith("memshared-agent.bin")]
+        assert not left, left[:3]
+
+
+@harness.test("a guest that rewrites what was merged does not wear the store out")
+def churn(host):
+    guests = [host.guest("g%d" % i, mib=32, uid=65534) for i in range(2)]
+    for g in guests:
+        g.ready()
+    daemon = start(host)
+    for g in guests:
+        daemon.call("Enroll", pid=g.pid)
+    first = settled(host, daemon)["totals"]
+    for _ in range(2):
+        for g in guests:
+            # Other content and back again: a copy for each page, then equal pages once more.
+            g.scramble(50, runs=True)
+            g.rewrite(50, runs=True)
+            g.check()
+
+    def recovered():
+        now = totals(daemon)
+        return (now["sharing_pages"] > first["sharing_pages"] * 0.9
+                and now["shared_pages"] < first["shared_pages"] * 1.15 and now)
+    now = host.wait(recovered, 150, "sharing as before, and slots freed")
+    harness.note("first %s, after %s" % (first, now))
+    for g in guests:
+        g.check()
+
+
+@harness.test("killed daemons and killed guests harm nobody")
+def kills(host):
+    guests = [host.guest("g%d" % i, mib=32, uid=65534) for i in range(3)]
+    for g in guests:
+        g.ready()
+    for point in ("remap-before-batch", "remap-batch-done", "enroll-attached"):
+        daemon = host.daemon(CONFIG % (host.directory + "/state"),
+                             environment={"MEMSHARED_FAULT": point + ":kill"})
+        for g in guests[:2]:
+            with contextlib.suppress(Exception):
+                daemon.call("Enroll", pid=g.pid)
+        host.wait(lambda: not daemon.alive(), 60, "the daemon dies at " + point)
+        for g in guests[:2]:
+            g.check()
+    daemon = start(host)
+    for g in guests:
+        enrolled(host, daemon, g)
+    host.wait(lambda: totals(daemon)["sharing_pages"] > 100, 60, "the next daemon merges")
+    guests[2].kill()
+    for g in guests[:2]:
+        g.check()
+        daemon.call("Unenroll", pid=g.pid)
+        g.check()
+        assert sharers(host, g) == 0
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "daemon/qemu-cmdline.h"
+
+#include "tests/unit/unit.h"
+
+static void programs(void **state _unused_)
+{
+	assert_true(qemu_is_program("qemu-system-x86_64"));
+	assert_true(qemu_is_program("qemu-system-aarch64"));
+	assert_true(qemu_is_program("qemu-kvm"));
+	assert_true(qemu_is_program("kvm"));
+	assert_true(qemu_is_program(".qemu-system-x86_64-wrapped"));
+	assert_false(qemu_is_program("qemu-x86_64"));
+	assert_false(qemu_is_program("qemu-img"));
+	assert_false(qemu_is_program("kvm-nx-lpage-re"));
+	assert_false(qemu_is_program("bash"));
+	assert_false(qemu_is_program(""));
+}
+
+static void get_is(const char *option, const char *implied, const char *key, const char *expected)
+{
+	char value[16];
+	bool found = qemu_option_get(option, implied, key, value, sizeof(value));
+
+	assert_int_equal(found, expected != NULL);
+	if (expected)
+		assert_string_equal(value, expected);
+}
+
+static void options(void **state _unused_)
+{
+	get_is("guest=a,debug-threads=on", "guest", "guest", "a");
+	get_is("a,debug-threads=on", "guest", "guest", "a");
+	get_is("a,debug-threads=on", NULL, "guest", NULL);
+	get_is("a", NULL, "a", "on");
+	get_is("debug-threads=on,guest=a", "guest", "guest", "a");
+	get_is("guest=a,guest=b", "guest", "guest", "b");
+	get_is("guest=a,,b,x=1", "guest", "guest", "a,b");
+	get_is("a,,guest=b", "x", "guest", NULL);
+	get_is("x,,guest=b,y", "x", "guest", NULL);
+	get_is("a,server,path=/x", "backend", "server", "on");
+	get_is("a,server=off,path=/x=y", "backend", "path", "/x=y");
+	get_is("guestx=a", "guest", "guest", NULL);
+	get_is("gues=a", "guest", "guest", NULL);
+	get_is("", "guest", "guest", "");
+	get_is(",,", "guest", "guest", ",");
+	get_is("guest=", "guest", "guest", "");
+	get_is("guest=0123456789abcde", NULL, "guest", "0123456789abcde");
+	get_is("guest=0123456789abcdef", NULL, "guest", NULL);
+	get_is("{\"chardev\": \"m\", \"pretty\": true}", "x", "chardev", "m");
+	get_is("{\"chardev\": \"m\", \"pretty\": true}", "x", "pretty", "on");
+	get_is("{\"chardev\": 5}", "x", "chardev", NULL);
+	get_is("{\"chardev\": \"0123456789abcdef\"}", "x", "chardev", NULL);
+	get_is("{", "x", "chardev", NULL);
+}
+
+/* The arguments, separated by '|' here. */
+static int parse(const char *text, struct qemu_cmdline *ret)
+{
+	const char *reason = NULL;
+	char buf[1024];
+	size_t len = strlen(text) + 1;
+	int r;
+
+	assert_true(len <= sizeof(buf));
+	memcpy(buf, text, len);
+	for (size_t i = 0; i < len; i++)
+		if (buf[i] == '|')
+			buf[i] = '\0';
+	r = qemu_parse_cmdline(buf, len, ret, &reason);
+	assert_int_equal(r < 0, reason != NULL);
+	return r;
+}
+
+static void names(void **state _unused_)
+{
+	struct qemu_cmdline c;
+
+	assert_int_equal(parse("qemu|-name|guest=web1,debug-threads=on|-S|-uuid|"
+			       "C7A5FDBD-edaf-9455-926a-d65c16db1809",
+			       &c),
+			 0);
+	assert_string_equal(c.name, "web1");
+	assert_string_equal(c.uuid, "c7a5fdbd-edaf-9455-926a-d65c16db1809");
+	assert_int_equal(parse("qemu|--name|a\x1b[2Jb", &c), 0);
+	assert_string_equal(c.name, "a?[2Jb");
+	assert_string_equal(c.uuid, "");
+	assert_int_equal(parse("qemu", &c), 0);
+	assert_string_equal(c.name, "");
+	assert_int_equal(parse("qemu|disk.img|-uuid|nonsense|-name", &c), 0);
+	assert_string_equal(c.uuid, "");
+	assert_string_equal(c.name, "");
+	/* A kernel's command line is no option of ours. */
+	assert_int_equal(parse("qemu|-append|-name|-name|a", &c), 0);
+	assert_string_equal(c.name, "a");
+	/* Not the program's name either. */
+	assert_int_equal(parse("-version|-name|a", &c), 0);
+	assert_string_equal(c.name, "a");
+}
+
+static void monitors(void **state _unused_)
+{
+	struct qemu_cmdline c;
+
+	assert_int_equal(parse("qemu|-qmp|unix:/run/a,,b.sock,server=on,wait=off|"
+			       "-qmp|tcp:localhost:4444,server=on|-qmp-pretty|unix:q,server,nowait|"
+			       "-qmp|unix:/run/client.sock|-qmp|unix:/x,server=off|-qmp|stdio",
+			       &c),
+			 0);
+	assert_int_equal(c.n_monitors, 2);
+	assert_string_equal(c.monitors[0], "/run/a,b.sock");
+	assert_string_equal(c.monitors[1], "q");
+
+	/* In any order; a human monitor and libvirt's descriptor are of no use. */
+	assert_int_equal(parse("qemu|-mon|chardev=m,id=monitor,mode=control|"
+			       "-chardev|socket,id=h,path=/run/h,server=on|-mon|h,mode=readline|"
+			       "-chardev|socket,id=m,path=/run/m,server=on,wait=off|"
+			       "-chardev|socket,id=l,fd=34,server=on|-mon|l,mode=control|"
+			       "-chardev|pty,id=p,path=/run/p,server=on|-mon|p,mode=control|"
+			       "-chardev|socket,id=z,path=/z,server=on,abstract=on|-mon|z,mode=control|"
+			       "-mon|{\"chardev\":\"h\",\"mode\":\"control\"}",
+			       &c),
+			 0);
+	assert_int_equal(c.n_monitors, 2);
+	assert_string_equal(c.monitors[0], "/run/m");
+	assert_string_equal(c.monitors[1], "/run/h");
+
+	assert_int_equal(parse("qemu|-qmp|unix:1,server|-qmp|unix:2,server|-qmp|unix:3,server|"
+			       "-qmp|unix:4,server|-qmp|unix:5,server",
+			       &c),
+			 0);
+	assert_int_equal(c.n_monitors, QEMU_MONITORS_MAX);
+}
+
+static void no_guests(void **state _unused_)
+{
+	struct qemu_cmdline c = { .name = "old" };
+	const char *reason;
+
+	assert_int_equal(parse("qemu|-version", &c), -ENOMSG);
+	assert_int_equal(parse("qemu|-m|64|--help", &c), -ENOMSG);
+	assert_int_equal(parse("qemu|-S|-machine|none,accel=kvm:tcg|-daemonize", &c), -ENOMSG);
+	assert_int_equal(parse("qemu|-M|none", &c), -ENOMSG);
+	assert_int_equal(parse("qemu|-M|accel=tcg,type=none", &c), -ENOMSG);
+	assert_int_equal(qemu_parse_cmdline("", 0, &c, &reason), -EINVAL);
+	assert_int_equal(qemu_parse_cmdline("qemu", 4, &c, &reason), -EINVAL);
+	assert_string_equal(c.name, "old");
+	assert_int_equal(parse("qemu|-machine|pc,accel=tcg|-name|n", &c), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(programs), cmocka_unit_test(options),	 cmocka_unit_test(names),
+		cmocka_unit_test(monitors), cmocka_unit_test(no_guests),
+	};
+
+	return cmocka_run_group_tests_name("qemu-cmdline", tests, NULL, NULL);
+}

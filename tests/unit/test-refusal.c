@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <fcntl.h>
+#include <linux/magic.h>
+
+#include "daemon/refusal.h"
+#include "tests/unit/unit.h"
+
+static void descriptors(void **state _unused_)
+{
+	assert_non_null(refusal_of_descriptor("/dev/vfio/12"));
+	assert_non_null(refusal_of_descriptor("anon_inode:[vfio-device]"));
+	assert_non_null(refusal_of_descriptor("/dev/vhost-vdpa-0"));
+	assert_non_null(refusal_of_descriptor("/dev/infiniband/uverbs0"));
+	assert_null(refusal_of_descriptor("/dev/vhost-net"));
+	assert_null(refusal_of_descriptor("/dev/kvm"));
+	assert_null(refusal_of_descriptor("anon_inode:kvm-vm"));
+	assert_null(refusal_of_descriptor("socket:[1]"));
+	assert_null(refusal_of_descriptor(""));
+}
+
+static void arguments(void **state _unused_)
+{
+	assert_non_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=on"));
+	assert_non_null(refusal_of_argument("{\"driver\":\"virtio-balloon-pci\",\"free-page-reporting\":true}"));
+	assert_non_null(refusal_of_argument("virtio-mem-pci,id=m,memdev=x"));
+	assert_non_null(refusal_of_argument("sev-guest,id=s"));
+	assert_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=off"));
+	assert_null(refusal_of_argument("-m"));
+	assert_null(refusal_of_argument(""));
+}
+
+static void direct(void **state _unused_)
+{
+	static const char yes[] = "pos:\t0\nflags:\t02140002\nmnt_id:\t1\n";
+	static const char no[] = "pos:\t0\nflags:\t02100002\nmnt_id:\t1\n";
+
+	assert_int_equal(O_DIRECT, 040000);
+	assert_true(refusal_is_direct(yes, strlen(yes)));
+	assert_false(refusal_is_direct(no, strlen(no)));
+	assert_false(refusal_is_direct("", 0));
+	assert_false(refusal_is_direct("flags:\t", 7));
+	assert_true(refusal_of_file_system(NFS_SUPER_MAGIC));
+	assert_false(refusal_of_file_system(EXT4_SUPER_MAGIC));
+}
+
+static void this_process_is_no_guest_and_not_refused(void **state _unused_)
+{
+	char reason[REFUSAL_BYTES] = "";
+	struct process p;
+	int r;
+
+	assert_int_equal(process_open(&p, getpid()), 0);
+	r = refusal_of_remap(&p, reason);
+	process_close(&p);
+	if (r < 0)
+		print_message("# %s\n", reason);
+	assert_int_equal(r, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(descriptors),
+		cmocka_unit_test(arguments),
+		cmocka_unit_test(direct),
+		cmocka_unit_test(this_process_is_no_guest_and_not_refused),
+	};
+
+	return cmocka_run_group_tests_name("refusal", tests, NULL, NULL);
+}

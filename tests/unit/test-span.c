@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "daemon/span.h"
+#include "tests/unit/unit.h"
+
+#define N 16U
+
+struct expected {
+	unsigned first, end;
+	enum span_kind kind;
+};
+
+static void assert_spans(const struct span_list *l, const char *map, const struct expected *e,
+			 size_t n)
+{
+	assert_int_equal(l->n, n);
+	for (size_t i = 0; i < n; i++) {
+		assert_int_equal(l->spans[i].start, (uintptr_t)map + e[i].first * PAGE_BYTES);
+		assert_int_equal(l->spans[i].end, (uintptr_t)map + e[i].end * PAGE_BYTES);
+		assert_int_equal(l->spans[i].kind, e[i].kind);
+	}
+}
+
+/* Mappings of one kind are one span; what is asked for is cut at its ends. */
+static void cut_by_kind(void **state _unused_)
+{
+	static const struct expected all[] = {
+		{ 0, 4, SPAN_ANONYMOUS },  { 4, 6, SPAN_OTHER },      { 6, 8, SPAN_ANONYMOUS },
+		{ 8, 10, SPAN_HOLE },	   { 10, 12, SPAN_ANONYMOUS }, { 12, 13, SPAN_OTHER },
+		{ 13, 15, SPAN_ANONYMOUS }, { 15, 16, SPAN_HOLE },
+	};
+	static const struct expected part[] = { { 5, 6, SPAN_OTHER }, { 6, 7, SPAN_ANONYMOUS } };
+	struct process p = { .proc_fd = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC) };
+	int fd = memfd_create("span", MFD_CLOEXEC);
+	char *map = mmap(NULL, N * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			 -1, 0);
+	struct span_list l = SPAN_LIST_EMPTY;
+
+	assert_true(fd >= 0 && map != MAP_FAILED && ftruncate(fd, N * PAGE_BYTES) == 0);
+	assert_int_equal(madvise(map + PAGE_BYTES, PAGE_BYTES, MADV_DONTFORK), 0);
+	assert_ptr_not_equal(mmap(map + 4 * PAGE_BYTES, PAGE_BYTES, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_FIXED, fd, 0),
+			     MAP_FAILED);
+	assert_ptr_not_equal(mmap(map + 5 * PAGE_BYTES, PAGE_BYTES, PROT_READ | PROT_WRITE,
+				  MAP_SHARED | MAP_FIXED, fd, 0),
+			     MAP_FAILED);
+	assert_int_equal(munmap(map + 8 * PAGE_BYTES, 2 * PAGE_BYTES), 0);
+	assert_int_equal(mprotect(map + 12 * PAGE_BYTES, PAGE_BYTES, PROT_READ), 0);
+	assert_int_equal(munmap(map + 15 * PAGE_BYTES, PAGE_BYTES), 0);
+
+	assert_int_equal(span_list_read(&p, HVA(map), N, &l), 0);
+	assert_spans(&l, map, all, ARRAY_SIZE(all));
+	for (unsigned page = 0; page < N; page++) {
+		uint64_t addr = (uintptr_t)map + page * PAGE_BYTES;
+		const struct span *s = &l.spans[span_list_find(&l, addr)];
+
+		assert_true(s->start <= addr && addr < s->end);
+	}
+	span_list_done(&l);
+	assert_int_equal(span_list_read(&p, HVA(map + 5 * PAGE_BYTES), 2, &l), 0);
+	assert_spans(&l, map, part, ARRAY_SIZE(part));
+	span_list_done(&l);
+	span_list_done(&l);
+	(void)munmap(map, N * PAGE_BYTES);
+	(void)close(fd);
+	(void)close(p.proc_fd);
+}
+
+/* The same without the ioctl, in a program of its own: features are probed once in a process. */
+static void cut_by_kind_from_maps(void **state _unused_)
+{
+	int status;
+	pid_t child = fork();
+
+	assert_true(child >= 0);
+	if (child == 0) {
+		int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+		(void)dup2(null, STDOUT_FILENO);
+		(void)setenv("MEMSHARED_KERNEL_DENY", "procmap-query", 1);
+		(void)execl("/proc/self/exe", "test-span", "once", NULL);
+		_exit(127);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+}
+
+int main(int argc, char **argv _unused_)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(cut_by_kind),
+		cmocka_unit_test(cut_by_kind_from_maps),
+	};
+	const struct CMUnitTest once[] = {
+		cmocka_unit_test(cut_by_kind),
+	};
+
+	return argc > 1 ? cmocka_run_group_tests_name("span", once, NULL, NULL) :
+			  cmocka_run_group_tests_name("span", tests, NULL, NULL);
+}
