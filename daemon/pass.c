@@ -1,89 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "daemon/pass.h"
-
 #include "common/fault.h"
 #include "common/util.h"
-#include "daemon/pair.h"
-#include "daemon/scan.h"
-#include "daemon/store.h"
+#include "daemon/pass-private.h"
 
-/* Pairs compared in one job; where there is a store, so many pages are copied. */
-#define PAIR_BATCH_PAGES 2048U
-
-struct run {
-	uint32_t first, n_pages; /* page within the block */
-	uint32_t bits;
-};
-
-/* A page to read is noted by its index within the block. */
-struct pass {
-	struct work work; /* must be first: jobs get back to the pass by it */
-	const struct pass_env *env;
-	struct member *m;
-	pass_done_fn *done;
-	void *userdata;
-	uint64_t started_usec;
-	void (*next)(struct pass *p); /* what to do once the budget allows */
-	sd_event_source *timer;
-
-	/* The slice. */
-	size_t block;
-	uint32_t at, n_pages;
-	int error; /* of the job */
-
-	/* The worker's while a job runs. */
-	struct run *runs;
-	uint32_t n_runs, runs_size;
-	struct scan_range *ranges;
-	uint32_t n_ranges, n_read;
-	struct scan_result *results;
-	struct pair *pairs;
-	struct pair_pages {
-		page_id page, twin;
-		uint64_t fingerprint;
-	} *pair_pages;
-	uint32_t n_pairs;
-	uint32_t pair_at, pair_batch; /* those that are compared now */
-	uint8_t *copies;	      /* of PAIR_BATCH_PAGES pages, on their way to the store */
-	struct member **twin_members; /* references held while the pairs are compared */
-	size_t n_twin_members;
-	struct member_counts counts; /* being made in this pass */
-};
-
-static void next_slice(struct pass *p);
 static void start_collect(struct pass *p);
 static void start_scan(struct pass *p);
-static void start_compare(struct pass *p);
 
-static struct ledger_block *current_block(const struct pass *p)
-{
-	return p->m->blocks[p->block];
-}
-
-static void drop_twin_members(struct pass *p)
-{
-	for (size_t i = 0; i < p->n_twin_members; i++)
-		member_unref(p->twin_members[i]);
-	free(p->twin_members);
-	p->twin_members = NULL;
-	p->n_twin_members = 0;
-}
-
-/* Pages whose comparison will not happen now wait for the next pass. */
-static void drop_pairs(struct pass *p)
-{
-	for (uint32_t i = p->pair_at; i < p->n_pairs && !p->m->gone; i++)
-		domain_forget_young(p->m->domain, current_block(p), p->pair_pages[i].page, 1);
-	p->n_pairs = 0;
-	drop_twin_members(p);
-}
-
-static void finish(struct pass *p, int r)
+void pass_finish(struct pass *p, int r)
 {
 	struct member *m = p->m;
 
 	(void)sd_event_source_unref(p->timer);
-	drop_pairs(p);
+	pass_drop_pairs(p);
 	if (r == 0) {
 		p->counts.passes = m->counts.passes + 1;
 		p->counts.pass_usec = now_usec() - p->started_usec;
@@ -122,7 +50,7 @@ static void proceed(struct pass *p)
 	int r;
 
 	if (p->m->gone) {
-		finish(p, -ECANCELED);
+		pass_finish(p, -ECANCELED);
 		return;
 	}
 	wait = MAX(wait, budget_wait_usec(&p->m->cpu, now));
@@ -141,16 +69,16 @@ static void proceed(struct pass *p)
 			r = sd_event_source_set_enabled(p->timer, SD_EVENT_ONESHOT);
 	}
 	if (r < 0)
-		finish(p, r);
+		pass_finish(p, r);
 }
 
-static void then(struct pass *p, void (*next)(struct pass *p))
+void pass_then(struct pass *p, void (*next)(struct pass *p))
 {
 	p->next = next;
 	proceed(p);
 }
 
-static void submit(struct pass *p, void (*run)(struct work *w), void (*done)(struct work *w))
+void pass_submit(struct pass *p, void (*run)(struct work *w), void (*done)(struct work *w))
 {
 	int r;
 
@@ -159,11 +87,11 @@ static void submit(struct pass *p, void (*run)(struct work *w), void (*done)(str
 	p->error = 0;
 	r = work_submit(p->env->pool, &p->work);
 	if (r < 0)
-		finish(p, r);
+		pass_finish(p, r);
 }
 
 /* The loop's own work since start_nsec, and the job's, count. */
-static void charge(struct pass *p, uint64_t start_nsec)
+void pass_charge(struct pass *p, uint64_t start_nsec)
 {
 	uint64_t nsec = p->work.cpu_nsec + thread_cpu_nsec() - start_nsec;
 
@@ -189,7 +117,7 @@ static int on_run(const struct page_run *run, void *userdata)
 		p->runs_size = size;
 	}
 	last = &p->runs[p->n_runs++];
-	last->first = (uint32_t)((run->start.addr - current_block(p)->start.addr) >> PAGE_SHIFT);
+	last->first = (uint32_t)((run->start.addr - pass_block(p)->start.addr) >> PAGE_SHIFT);
 	last->n_pages = (uint32_t)run->n_pages;
 	last->bits = run->bits;
 	return 0;
@@ -198,7 +126,7 @@ static int on_run(const struct page_run *run, void *userdata)
 static void collect_run(struct work *w)
 {
 	struct pass *p = (struct pass *)w;
-	const struct ledger_block *b = current_block(p);
+	const struct ledger_block *b = pass_block(p);
 
 	p->n_runs = 0;
 	p->error = tracker_collect(p->m->tracker, hva_add_pages(b->start, p->at), p->n_pages, on_run, p);
@@ -207,7 +135,7 @@ static void collect_run(struct work *w)
 static void want_read(struct pass *p, uint32_t i)
 {
 	struct scan_range *last = p->n_ranges > 0 ? &p->ranges[p->n_ranges - 1] : NULL;
-	hva at = hva_add_pages(current_block(p)->start, i);
+	hva at = hva_add_pages(pass_block(p)->start, i);
 
 	p->n_read++;
 	if (last && hva_add_pages(last->start, last->n_pages).addr == at.addr)
@@ -317,21 +245,21 @@ static void collect_done(struct work *w)
 	uint64_t start = thread_cpu_nsec();
 
 	if (p->error < 0) {
-		charge(p, start);
-		finish(p, p->error);
+		pass_charge(p, start);
+		pass_finish(p, p->error);
 		return;
 	}
 	p->n_ranges = 0;
 	p->n_read = 0;
 	for (uint32_t i = 0; i < p->n_runs && !p->m->gone; i++)
-		apply_run(p, current_block(p), &p->runs[i]);
-	charge(p, start);
-	then(p, p->n_read > 0 ? start_scan : next_slice);
+		apply_run(p, pass_block(p), &p->runs[i]);
+	pass_charge(p, start);
+	pass_then(p, p->n_read > 0 ? start_scan : pass_next_slice);
 }
 
 static void start_collect(struct pass *p)
 {
-	submit(p, collect_run, collect_done);
+	pass_submit(p, collect_run, collect_done);
 }
 
 /* --- scan and offer ----------------------------------------------------------------- */
@@ -410,8 +338,8 @@ static void scan_done(struct work *w)
 	const struct scan_result *res = p->results;
 
 	if (p->error < 0 || p->m->gone) {
-		charge(p, start);
-		finish(p, p->error);
+		pass_charge(p, start);
+		pass_finish(p, p->error);
 		return;
 	}
 	budget_charge(p->env->reads, p->n_read, now_usec());
@@ -419,222 +347,36 @@ static void scan_done(struct work *w)
 	p->n_pairs = 0;
 	p->pair_at = 0;
 	for (uint32_t i = 0; i < p->n_ranges; i++) {
-		struct ledger_block *b = current_block(p);
+		struct ledger_block *b = pass_block(p);
 		page_id first = ledger_id(b, p->ranges[i].start);
 
 		for (uint32_t k = 0; k < p->ranges[i].n_pages; k++)
 			offer(p, b, PAGE_ID(first.n + k), res++);
 	}
-	charge(p, start);
-	then(p, p->n_pairs > 0 ? start_compare : next_slice);
+	pass_charge(p, start);
+	pass_then(p, p->n_pairs > 0 ? pass_start_compare : pass_next_slice);
 }
 
 static void start_scan(struct pass *p)
 {
-	submit(p, scan_run, scan_done);
-}
-
-/* --- compare and join ----------------------------------------------------------------- */
-
-static void compare_run(struct work *w)
-{
-	struct pass *p = (struct pass *)w;
-
-	p->error = pair_compare(&p->m->domain->key, p->pairs + p->pair_at, p->pair_batch, p->copies);
-}
-
-static bool twin_is_there(const struct pass *p, const struct pair_pages *pages)
-{
-	const struct ledger *l = p->env->ledger;
-	const struct ledger_block *b = ledger_find(l, pages->twin);
-
-	return b && !b->member->gone && ledger_state(l, pages->twin) == PAGE_STATE_UNSTABLE &&
-	       ledger_word(l, pages->twin) == (uint32_t)(pages->fingerprint >> 32);
-}
-
-/* Three and more equal pages may all have been paired with one twin, which is a candidate by now. */
-static bool join_known(struct pass *p, const struct pair *pair, const struct pair_pages *pages)
-{
-	record_id record;
-
-	if (stable_find_identity(p->m->domain->stable, pages->fingerprint, &pair->identity, &record) < 0)
-		return false;
-	domain_make_candidate(p->m->domain, current_block(p), pages->page, record);
-	return true;
-}
-
-static void join_new(struct pass *p, const struct pair *pair, const struct pair_pages *pages, slot_id slot)
-{
-	struct domain *d = p->m->domain;
-	struct ledger *l = p->env->ledger;
-	record_id record;
-	int r = -EAGAIN;
-
-	/* A page that two pairs of this batch hold gets one record, and one slot. */
-	if (!join_known(p, pair, pages) && twin_is_there(p, pages))
-		r = domain_join(d, pages->fingerprint, &pair->identity, slot, current_block(p), pages->page,
-				ledger_find(l, pages->twin), pages->twin, &record);
-	if (r == 0)
-		return;
-	if (!slot_id_is_none(slot))
-		(void)store_drop(d->store, slot, 1); /* no guest has seen it yet */
-	/* The twin was written meanwhile, or a tree is full: look again next pass. */
-	if (ledger_state(l, pages->page) == PAGE_STATE_PAIRING)
-		domain_forget_young(d, current_block(p), pages->page, 1);
-}
-
-/* The slot behind which the first page of a run would best be put. */
-static slot_id slot_before(const struct pass *p, page_id page)
-{
-	const struct ledger_block *b = current_block(p);
-	page_id before = PAGE_ID(page.n - 1);
-	enum page_state s;
-
-	if (page.n == b->first.n)
-		return SLOT_ID_NONE;
-	s = ledger_state(p->env->ledger, before);
-	if ((s != PAGE_STATE_CANDIDATE && s != PAGE_STATE_SHARED) ||
-	    ledger_word(p->env->ledger, before) == UINT32_MAX)
-		return SLOT_ID_NONE;
-	return stable_slot(p->m->domain->stable, RECORD_ID(ledger_word(p->env->ledger, before)));
-}
-
-static bool joins_new(const struct pass *p, uint32_t i)
-{
-	record_id record;
-
-	return p->pairs[i].equal && twin_is_there(p, &p->pair_pages[i]) &&
-	       stable_find_identity(p->m->domain->stable, p->pair_pages[i].fingerprint,
-				    &p->pairs[i].identity, &record) < 0;
-}
-
-/* Puts neighbouring pages that get new records into neighbouring slots; returns the pair after
- * them. Without a store the kernel owns the frames: no slots. */
-static uint32_t join_run(struct pass *p, uint32_t i)
-{
-	struct domain *d = p->m->domain;
-	const uint8_t *copies = p->copies + (size_t)(i - p->pair_at) * PAGE_BYTES;
-	uint32_t n = 1, end = p->pair_at + p->pair_batch;
-	slot_id first = SLOT_ID_NONE;
-	int64_t got;
-
-	if (!d->store) {
-		join_new(p, &p->pairs[i], &p->pair_pages[i], SLOT_ID_NONE);
-		return i + 1;
-	}
-	while (i + n < end && p->pair_pages[i + n].page.n == p->pair_pages[i].page.n + n && joins_new(p, i + n))
-		n++;
-	got = store_put(d->store, copies, n, slot_before(p, p->pair_pages[i].page), &first);
-	if (got < 0) {
-		/* The store is full, or there is no memory: these pages wait for better times. */
-		domain_forget_young(d, current_block(p), p->pair_pages[i].page, LEDGER_WAIT_MAX);
-		return i + 1;
-	}
-	for (uint32_t k = 0; k < (uint32_t)got; k++)
-		join_new(p, &p->pairs[i + k], &p->pair_pages[i + k], SLOT_ID(first.n + k));
-	return i + (uint32_t)got;
-}
-
-static void join_batch(struct pass *p)
-{
-	uint32_t end = p->pair_at + p->pair_batch;
-
-	for (uint32_t i = p->pair_at; i < end;) {
-		const struct pair_pages *pages = &p->pair_pages[i];
-
-		if (joins_new(p, i)) {
-			i = join_run(p, i);
-			continue;
-		}
-		if (!p->pairs[i].equal || !join_known(p, &p->pairs[i], pages))
-			domain_forget_young(p->m->domain, current_block(p), pages->page, 1);
-		i++;
-	}
-}
-
-static void compare_done(struct work *w)
-{
-	struct pass *p = (struct pass *)w;
-	uint64_t start = thread_cpu_nsec();
-
-	if (p->error < 0 || p->m->gone) {
-		charge(p, start);
-		finish(p, p->error);
-		return;
-	}
-	join_batch(p);
-	drop_twin_members(p);
-	p->pair_at += p->pair_batch;
-	charge(p, start);
-	if (p->pair_at < p->n_pairs) {
-		then(p, start_compare);
-		return;
-	}
-	p->n_pairs = 0;
-	then(p, next_slice);
-}
-
-/* Twins' guests must stay open while their memory is read. */
-static int hold_twin_members(struct pass *p)
-{
-	struct member *last = NULL;
-
-	p->twin_members = calloc(p->pair_batch, sizeof(struct member *));
-	if (!p->twin_members)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < p->pair_batch; i++) {
-		struct member *m = ledger_find(p->env->ledger, p->pair_pages[p->pair_at + i].twin)->member;
-
-		if (m != last)
-			p->twin_members[p->n_twin_members++] = member_ref(m);
-		last = m;
-	}
-	return 0;
-}
-
-static void start_compare(struct pass *p)
-{
-	int r;
-
-	/* While the budget made us wait, a twin's guest may have left. Order is kept: it is the
-	 * order of the slots. */
-	for (uint32_t i = p->pair_at, to = i, n = p->n_pairs; i < n; i++) {
-		if (!ledger_find(p->env->ledger, p->pair_pages[i].twin)) {
-			domain_forget_young(p->m->domain, current_block(p), p->pair_pages[i].page, 1);
-			p->n_pairs--;
-			continue;
-		}
-		p->pairs[to] = p->pairs[i];
-		p->pair_pages[to++] = p->pair_pages[i];
-	}
-	p->pair_batch = MIN(p->n_pairs - p->pair_at, PAIR_BATCH_PAGES);
-	if (p->pair_batch == 0) {
-		p->n_pairs = 0;
-		next_slice(p);
-		return;
-	}
-	r = hold_twin_members(p);
-	if (r < 0)
-		finish(p, r);
-	else
-		submit(p, compare_run, compare_done);
+	pass_submit(p, scan_run, scan_done);
 }
 
 /* --- slices ----------------------------------------------------------------------------- */
 
-static void next_slice(struct pass *p)
+void pass_next_slice(struct pass *p)
 {
 	p->at += p->n_pages;
-	while (p->block < p->m->n_blocks && p->at >= current_block(p)->n_pages) {
+	while (p->block < p->m->n_blocks && p->at >= pass_block(p)->n_pages) {
 		p->block++;
 		p->at = 0;
 	}
 	if (p->block == p->m->n_blocks) {
-		finish(p, 0);
+		pass_finish(p, 0);
 		return;
 	}
-	p->n_pages = MIN(PASS_SLICE_PAGES, current_block(p)->n_pages - p->at);
-	then(p, start_collect);
+	p->n_pages = MIN(PASS_SLICE_PAGES, pass_block(p)->n_pages - p->at);
+	pass_then(p, start_collect);
 }
 
 static void begin_run(struct work *w)
@@ -649,9 +391,9 @@ static void begin_done(struct work *w)
 	struct pass *p = (struct pass *)w;
 
 	if (p->error < 0 || p->m->gone)
-		finish(p, p->error);
+		pass_finish(p, p->error);
 	else
-		next_slice(p);
+		pass_next_slice(p);
 }
 
 int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done, void *userdata)

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the two files of a pass share: pass.c collects, applies, scans and offers; pass-join.c
+ * compares the pairs that this gave, and joins the equal ones. All of it is the loop's, but for
+ * the fields that a running job owns.
+ */
+#pragma once
+
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/pair.h"
+#include "daemon/pass.h"
+#include "daemon/scan.h"
+
+/* Pairs compared in one job; where there is a store, so many pages are copied. */
+#define PAIR_BATCH_PAGES 2048U
+
+struct run {
+	uint32_t first, n_pages; /* page within the block */
+	uint32_t bits;
+};
+
+/* A page to read is noted by its index within the block. */
+struct pass {
+	struct work work; /* must be first: jobs get back to the pass by it */
+	const struct pass_env *env;
+	struct member *m;
+	pass_done_fn *done;
+	void *userdata;
+	uint64_t started_usec;
+	void (*next)(struct pass *p); /* what to do once the budget allows */
+	sd_event_source *timer;
+
+	/* The slice. */
+	size_t block;
+	uint32_t at, n_pages;
+	int error; /* of the job */
+
+	/* The worker's while a job runs. */
+	struct run *runs;
+	uint32_t n_runs, runs_size;
+	struct scan_range *ranges;
+	uint32_t n_ranges, n_read;
+	struct scan_result *results;
+	struct pair *pairs;
+	struct pair_pages {
+		page_id page, twin;
+		uint64_t fingerprint;
+	} *pair_pages;
+	uint32_t n_pairs;
+	uint32_t pair_at, pair_batch; /* those that are compared now */
+	uint8_t *copies;	      /* of PAIR_BATCH_PAGES pages, on their way to the store */
+	struct member **twin_members; /* references held while the pairs are compared */
+	size_t n_twin_members;
+	struct member_counts counts; /* being made in this pass */
+};
+
+static inline struct ledger_block *pass_block(const struct pass *p)
+{
+	return p->m->blocks[p->block];
+}
+
+/* Goes on with next now or, if a budget is used up, when it allows; a guest that left ends the pass. */
+void pass_then(struct pass *p, void (*next)(struct pass *p));
+/* Hands a job to the workers; a full queue ends the pass. */
+void pass_submit(struct pass *p, void (*run)(struct work *w), void (*done)(struct work *w));
+/* Charges the job, and the loop's own work since start_nsec of its thread's CPU time. */
+void pass_charge(struct pass *p, uint64_t start_nsec);
+/* Ends the pass; p is gone. */
+void pass_finish(struct pass *p, int r);
+void pass_next_slice(struct pass *p);
+
+/* pass-join.c: compares p->pairs, joins the equal ones, and goes on with the next slice. */
+void pass_start_compare(struct pass *p);
+/* Pairs that will not be compared now wait for the next pass. */
+void pass_drop_pairs(struct pass *p);
