@@ -76,7 +76,47 @@ def _varlink_replies(stream):
         yield from map(json.loads, whole)
 
 
-class Daemon:
+class Client:
+    """A running memshared, as who talks to it sees it."""
+
+    client = os.path.join(BUILD, "memsharectl")
+    socket = None  # path
+
+    def ctl(self, *words, check=True, timeout=300):
+        """memsharectl --json WORDS...: the answer, or with check=False the finished process."""
+        done = subprocess.run(
+            [self.client, "--socket", self.socket, "--json",
+             *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+            timeout=timeout * tap.SLOW)
+        if not check:
+            return done
+        if done.returncode:
+            raise RuntimeError("memsharectl %s: %s" % (" ".join(map(str, words)), done.stderr))
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def call(self, method, more=False, timeout=60, **parameters):
+        """A method of io.memshared by Varlink: the parameters of its last reply.
+
+        An error of the interface is raised as CallError. more: a list of all replies.
+        """
+        replies = []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+            s.settimeout(timeout * tap.SLOW)
+            s.connect(self.socket)
+            s.sendall(json.dumps({"method": "io.memshared." + method, "more": more,
+                                  "parameters": parameters}).encode() + b"\0")
+            with s.makefile("rb") as stream:
+                for reply in _varlink_replies(stream):
+                    if "error" in reply:
+                        raise CallError(reply["error"], reply.get("parameters", {}))
+                    replies.append(reply.get("parameters", {}))
+                    if not reply.get("continues"):
+                        return replies if more else replies[-1]
+        raise RuntimeError("memshared closed its socket during " + method)
+
+
+class Daemon(Client):
     """A running memshared with a configuration and a socket of its own."""
 
     def __init__(self, directory, config, arguments=(), environment=None):
@@ -118,39 +158,6 @@ class Daemon:
             tail = file.read()[-2000:]
         self.close()
         raise RuntimeError("memshared did not start:\n" + tail)
-
-    def ctl(self, *words, check=True, timeout=300):
-        """memsharectl --json WORDS...: the answer, or with check=False the finished process."""
-        done = subprocess.run(
-            [os.path.join(BUILD, "memsharectl"), "--socket", self.socket, "--json",
-             *map(str, words)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
-            timeout=timeout * tap.SLOW)
-        if not check:
-            return done
-        if done.returncode:
-            raise RuntimeError("memsharectl %s: %s" % (" ".join(map(str, words)), done.stderr))
-        return json.loads(done.stdout) if done.stdout.strip() else None
-
-    def call(self, method, more=False, timeout=60, **parameters):
-        """A method of io.memshared by Varlink: the parameters of its last reply.
-
-        An error of the interface is raised as CallError. more: a list of all replies.
-        """
-        replies = []
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
-            s.settimeout(timeout * tap.SLOW)
-            s.connect(self.socket)
-            s.sendall(json.dumps({"method": "io.memshared." + method, "more": more,
-                                  "parameters": parameters}).encode() + b"\0")
-            with s.makefile("rb") as stream:
-                for reply in _varlink_replies(stream):
-                    if "error" in reply:
-                        raise CallError(reply["error"], reply.get("parameters", {}))
-                    replies.append(reply.get("parameters", {}))
-                    if not reply.get("continues"):
-                        return replies if more else replies[-1]
-        raise RuntimeError("memshared closed its socket during " + method)
 
     def alive(self):
         return self._process.poll() is None

@@ -11,8 +11,9 @@ import os
 import signal
 
 DIRECTORY = "/sys/kernel/mm/ksm/"
-LOCK = "/run/lock/memshared-test-ksm.lock"
-SAVED = "/run/lock/memshared-test-ksm.saved"
+LOCKS = os.environ.get("MEMSHARED_TEST_LOCKS", "/run/lock")
+LOCK = LOCKS + "/memshared-test-ksm.lock"
+SAVED = LOCKS + "/memshared-test-ksm.saved"
 
 # In the order in which they may be written back: an advisor must be off before what it
 # governs is set, and run comes last.
