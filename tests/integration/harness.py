@@ -119,7 +119,7 @@ class Client:
 class Daemon(Client):
     """A running memshared with a configuration and a socket of its own."""
 
-    def __init__(self, directory, config, arguments=(), environment=None):
+    def __init__(self, directory, config, arguments=(), environment=None, prefix=()):
         program = os.path.join(BUILD, "memshared")
         self.config = os.path.join(directory, "memshared.conf")
         self.socket = os.path.join(directory, "io.memshared")
@@ -133,7 +133,7 @@ class Daemon(Client):
         self._notify.bind(notify)
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig=KILL", program, "--config", self.config,
+                [*prefix, "setpriv", "--pdeathsig=KILL", program, "--config", self.config,
                  "--socket", self.socket, *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                 env={**os.environ, "NOTIFY_SOCKET": notify, "MEMSHARED_LIBEXECDIR": BUILD,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A libvirtd of our own, with nothing of the machine's in it and nothing left behind.
+"""A libvirt of our own, with nothing of the machine's in it and nothing left behind.
 
     import libvirt
     libvirt.enter()                       # first thing in the script
@@ -11,6 +11,11 @@ enter() runs the script again in mount and pid namespaces of its own: there the 
 libvirt are empty ones of ours, no cgroup file system is mounted (libvirtd would leave groups
 behind), and whatever libvirtd or QEMU leaves running ends with the script. Domains are
 TCG guests without a disk: SeaBIOS looks for one in vain, which is guest enough for libvirt.
+
+Libvirt("target") is another host as far as libvirt can tell: its own directories, sockets, host
+name and UUID, so that domains migrate between the two. Make it before the first one.
+
+The daemon is libvirtd, or virtqemud where MEMSHARED_TEST_LIBVIRTD says so or only that is there.
 """
 import contextlib
 import os
@@ -24,7 +29,7 @@ import uuid as uuid_module
 
 import tap
 
-_MARK = "MEMSHARED_TEST_LIBVIRT"  # set in the namespaces: the directory of this run
+MARK = "MEMSHARED_TEST_LIBVIRT"  # set in the namespaces: the directory of this run
 _DIRECTORIES = {"etc": "/etc/libvirt", "run": "/run/libvirt", "lib": "/var/lib/libvirt",
                 "log": "/var/log/libvirt", "cache": "/var/cache/libvirt"}
 POLICY = "https://memshared.io/policy/1"
@@ -40,14 +45,32 @@ DOMAIN = """<domain type='{type}'>
 </domain>"""
 
 
+def _program():
+    chosen = os.environ.get("MEMSHARED_TEST_LIBVIRTD")
+    if chosen or shutil.which("libvirtd") or not shutil.which("virtqemud"):
+        return chosen or "libvirtd"
+    return "virtqemud"
+
+
+PROGRAM = _program()
+MODULAR = os.path.basename(PROGRAM) == "virtqemud"
+SOCKET = "virtqemud-sock" if MODULAR else "libvirt-sock"
+
+
+def skip(why):
+    """The whole script, before its first test."""
+    print("1..0 # SKIP " + why)
+    sys.exit(0)
+
+
 def enter():
     """Goes on in namespaces of our own; in the first process it does not return."""
-    if os.environ.get(_MARK):
+    if os.environ.get(MARK):
         return
-    if os.geteuid() or not shutil.which("libvirtd"):
-        why = "needs root" if os.geteuid() else "no libvirtd on this machine"
-        print("1..0 # SKIP " + why)
-        sys.exit(0)
+    if os.geteuid():
+        skip("needs root")
+    if not shutil.which(PROGRAM):
+        skip("no %s on this machine" % PROGRAM)
     # The shell is process 1: it waits for our script and reaps what QEMU and libvirtd orphan.
     command = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private",
                "--pid", "--fork", "--kill-child", "--mount-proc",
@@ -60,7 +83,7 @@ def enter():
     directory = tempfile.mkdtemp(prefix="memshared-libvirt-", dir="/var/tmp")
     os.chmod(directory, 0o755)
     try:
-        with subprocess.Popen(command, env={**os.environ, _MARK: directory}) as child:
+        with subprocess.Popen(command, env={**os.environ, MARK: directory}) as child:
             try:
                 sys.exit(child.wait())
             finally:
@@ -70,21 +93,39 @@ def enter():
 
 
 class Libvirt(contextlib.ExitStack):
-    """libvirtd and its domains, in the namespaces that enter() made."""
+    """A libvirt daemon and its domains, in the namespaces that enter() made."""
 
-    def __init__(self):
+    def __init__(self, hostname=None):
         super().__init__()
-        self.directory = os.environ[_MARK]  # enter() comes first
+        self.directory = os.environ[MARK]  # enter() comes first
+        self.prefix = []  # of commands that are to run on this host
+        self._daemon = self._keeper = None
+        if hostname:
+            self.directory = os.path.join(self.directory, hostname)
+            os.makedirs(self.directory, 0o755)
+            self._leave_for(hostname)
         self.log = os.path.join(self.directory, "libvirtd.log")
-        self._daemon = None
+        self.run = os.path.join(self.directory, "run")  # its /run/libvirt, seen from anywhere
         self._mount()
+        self._configure()
+        os.mkdir(os.path.join(self.run, "serial"))
+        os.chmod(os.path.join(self.run, "serial"), 0o1777)
+
+    def _leave_for(self, hostname):
+        """Mounts and a host name of its own, kept by a process that waits for its input to end."""
+        self._keeper = subprocess.Popen(
+            ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--uts", "--propagation=private",
+             "sh", "-c", "echo \"$1\" >/proc/sys/kernel/hostname; echo there; read -r _", "sh",
+             hostname], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._keeper.stdout.readline() == b"there\n"
+        self.prefix = ["nsenter", "--target", str(self._keeper.pid), "--mount", "--uts", "--"]
 
     def _mount(self):
         for name, path in _DIRECTORIES.items():
             own = os.path.join(self.directory, name)
             # QEMU runs as a user of its own and must get through.
             os.makedirs(own, 0o755)
-            if name in ("etc", "lib"):
+            if name in ("etc", "lib") and os.path.isdir(path):
                 shutil.copytree(path, own, dirs_exist_ok=True, symlinks=True)
                 for root, directories, _files in os.walk(path):
                     for d in directories:
@@ -93,30 +134,43 @@ class Libvirt(contextlib.ExitStack):
                         os.chown(copy, status.st_uid, status.st_gid)
                         os.chmod(copy, status.st_mode & 0o7777)
             os.makedirs(path, exist_ok=True)
-            subprocess.run(["mount", "--bind", own, path], check=True)
-        shutil.rmtree(os.path.join(self.directory, "etc/qemu"), ignore_errors=True)
-        with open("/etc/libvirt/qemu.conf", "w", encoding="ascii") as file:
+            subprocess.run([*self.prefix, "mount", "--bind", own, path], check=True)
+        subprocess.run([*self.prefix, "umount", "--lazy", "--recursive", "/sys/fs/cgroup"],
+                       check=False, stderr=subprocess.DEVNULL)
+
+    def _configure(self):
+        etc = os.path.join(self.directory, "etc")
+        shutil.rmtree(os.path.join(etc, "qemu"), ignore_errors=True)
+        with open(os.path.join(etc, "qemu.conf"), "w", encoding="ascii") as file:
             file.write('stdio_handler = "file"\nsecurity_driver = "none"\n')
             # Where QEMU's user may not open /dev/kvm but root may, libvirtd probes QEMU anew for
             # each domain, which takes 5 s.
             with contextlib.suppress(OSError):
                 file.write('group = "+%d"\n' % (os.stat("/dev/kvm").st_gid or 64055))
-        subprocess.run(["umount", "--lazy", "--recursive", "/sys/fs/cgroup"], check=False,
-                       stderr=subprocess.DEVNULL)
+        for name in ("libvirtd.conf", "virtqemud.conf"):
+            with open(os.path.join(etc, name), "w", encoding="ascii") as file:
+                file.write('host_uuid = "%s"\nauth_unix_rw = "none"\n' % uuid_module.uuid4())
 
     def __enter__(self):
         super().__enter__()
+        if self._keeper:
+            self.callback(self._keeper.communicate)
         self.callback(self.kill)
         self.start()
         return self
 
     # --- libvirtd ---------------------------------------------------------
 
+    def uri(self):
+        """By which other hosts reach it."""
+        return "qemu+unix:///system?socket=%s/%s" % (self.run, SOCKET)
+
     def start(self):
         """Starts libvirtd and waits until it answers."""
         with open(self.log, "ab") as log:
-            self._daemon = subprocess.Popen(["libvirtd"], stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, cwd="/")
+            self._daemon = subprocess.Popen(
+                [*self.prefix, PROGRAM, "--pid-file", "/run/libvirt/daemon.pid"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
         deadline = time.monotonic() + 60 * tap.SLOW
         while self.virsh("uri", check=False).returncode:
             if self._daemon.poll() is not None or time.monotonic() > deadline:
@@ -137,9 +191,9 @@ class Libvirt(contextlib.ExitStack):
 
     # --- domains ----------------------------------------------------------
 
-    def virsh(self, *words, check=True, timeout=60):
+    def virsh(self, *words, check=True, timeout=60, uri="qemu:///system"):
         """virsh WORDS...: its output, or with check=False the finished process."""
-        done = subprocess.run(["virsh", "--quiet", "-c", "qemu:///system", *map(str, words)],
+        done = subprocess.run([*self.prefix, "virsh", "--quiet", "-c", uri, *map(str, words)],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, check=False,
                               timeout=timeout * tap.SLOW)
@@ -166,7 +220,10 @@ class Libvirt(contextlib.ExitStack):
     def remove_policy(self, name):
         return self.virsh("metadata", name, "--uri", POLICY, "--remove", "--live", "--config")
 
-    @staticmethod
-    def pid(name):
-        with open("/run/libvirt/qemu/%s.pid" % name, encoding="ascii") as file:
+    def serial(self, name):
+        """Where its serial line is, whose XML says /run/libvirt/serial/NAME."""
+        return os.path.join(self.run, "serial", name)
+
+    def pid(self, name):
+        with open("%s/qemu/%s.pid" % (self.run, name), encoding="ascii") as file:
             return int(file.read())

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Enrolment by libvirt: a real libvirtd, TCG domains, virsh, and the daemon."""
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
@@ -13,125 +12,10 @@ import tap
 
 libvirt.enter()
 
-import guest as guest_module  # noqa: E402 (in our namespaces)
+import enrolling  # noqa: E402 (in our namespaces)
 import harness  # noqa: E402
 
-SECONDS = 2  # within which an operator's change must be in force
 NOBODY = 65534
-
-# Pages this old do not exist here: nothing is merged, and the host's KSM is left alone.
-CONFIG = """\
-[Daemon]
-StateDirectory=%(state)s
-PassInterval=1s
-Pressure=always
-
-[Ksm]
-Domain=tenant-a
-
-[Policy "all"]
-min-age=%(age)s
-thp=split:1
-"""
-
-
-class Context(contextlib.ExitStack):
-    """One libvirtd for all tests of this file; each test has its own domains and daemon."""
-
-    _number = itertools.count()
-
-    def __enter__(self):
-        super().__enter__()
-        if os.geteuid():
-            raise tap.Skip("needs root")
-        self.libvirt = self.enter_context(libvirt.Libvirt())
-        return self
-
-    @contextlib.contextmanager
-    def domain(self, name, **options):
-        """A running domain; its UUID."""
-        uuid = self.libvirt.define(name, **options)
-        try:
-            self.libvirt.virsh("start", name)
-            yield uuid
-        finally:
-            self.libvirt.virsh("destroy", name, check=False)
-            self.libvirt.virsh("undefine", name, "--managed-save", check=False)
-
-    @contextlib.contextmanager
-    def daemon(self, more="", age="1h"):
-        directory = os.path.join(self.libvirt.directory, "daemon%d" % next(self._number))
-        os.mkdir(directory)
-        d = Daemon(directory, CONFIG % {"state": directory + "/state", "age": age} + more)
-        try:
-            yield d
-        except BaseException:
-            with open(d.log, encoding="utf-8", errors="replace") as file:
-                tap.note(file.read()[-6000:])
-            with contextlib.suppress(Exception):
-                d.close()
-            raise
-        # A sanitizer's complaint is a status other than 0.
-        status = d.stop()
-        d.close()
-        assert status in (0, -signal.SIGKILL), d.said()[-6000:]
-
-
-class Daemon(harness.Daemon):
-    """Knows guests by name, and waits for what becomes of them."""
-
-    def guest(self, name):
-        return next((g for g in self.call("Guests")["guests"] if g.get("name") == name), None)
-
-    def wait(self, name, what, timeout=SECONDS, **wanted):
-        """Until the guest has all these members; a function is asked, None means absent."""
-        deadline = time.monotonic() + timeout * tap.SLOW
-        while True:
-            g = self.guest(name) or {"state": "none"}
-            if all(v(g.get(k)) if callable(v) else g.get(k) == v for k, v in wanted.items()):
-                return g
-            if time.monotonic() > deadline:
-                raise AssertionError("%s, not within %s s: %s; it is %s" % (
-                    what, timeout, wanted, {k: v for k, v in g.items() if k != "blocks"}))
-            time.sleep(0.02)
-
-    def enrolled(self, name, domain="tenant-a", timeout=SECONDS):
-        return self.wait(name, "enrolled", timeout, state="enrolled", domain=domain)
-
-    def out(self, name, because="", timeout=SECONDS):
-        return self.wait(name, "out", timeout, domain=None, state=lambda s: s in ("ready", "refused"),
-                         reason=lambda r: because in (r or ""))
-
-    def known(self, name, timeout=10):
-        """Until libvirt has vouched for it."""
-        return self.wait(name, "known", timeout, source="libvirt")
-
-    def policy(self, name):
-        """field: (value, source)"""
-        reply = self.ctl("policy", name)
-        return {f["field"]: (f["value"], f["source"]) for f in reply["fields"]}
-
-    def said(self):
-        with open(self.log, encoding="utf-8", errors="replace") as file:
-            return file.read()
-
-
-class Process:
-    """What audit() wants of a guest."""
-
-    smaps = guest_module.Guest.smaps
-    mergeable = guest_module.Guest.mergeable
-
-    def __init__(self, pid):
-        self.pid = pid
-
-
-def threads(pid):
-    names = []
-    for task in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/comm" % (pid, task), encoding="ascii", errors="replace") as file:
-            names.append(file.read().strip())
-    return sorted(names)
 
 
 def marked(pid):
@@ -153,11 +37,11 @@ def metadata(context):
         pid = lv.pid("one")
         g = daemon.known("one")
         assert g["uuid"] == uuid and g["pid"] == pid and g["state"] == "ready", g
-        before, marks = threads(pid), marked(pid)
+        before, marks = enrolling.threads(pid), marked(pid)
         assert marks >= 32 << 20, marks
         lv.set_policy("one", "<policy enabled='yes' domain='tenant-a'/>")
         daemon.enrolled("one")
-        assert marked(pid) < marks and threads(pid) != before
+        assert marked(pid) < marks and enrolling.threads(pid) != before
         assert daemon.policy("one")["domain"] == ("tenant-a", "metadata")
         # In place: it does not leave.
         lv.set_policy("one", "<policy enabled='yes' domain='tenant-a' min-age='2h'/>")
@@ -176,7 +60,7 @@ def metadata(context):
         daemon.enrolled("one")
         lv.remove_policy("one")
         assert "reason" not in daemon.out("one")
-        assert threads(pid) == before and marked(pid) == marks
+        assert enrolling.threads(pid) == before and marked(pid) == marks
         assert daemon.policy("one")["enabled"] == ("no", "default")
 
 
@@ -478,36 +362,13 @@ def many(context):
           limit=600)
 def merged(context):
     lv = context.libvirt
-    directory = os.path.join(lv.directory, "guests")
-    os.mkdir(directory)
-    os.chmod(directory, 0o1777)
-    kernel, initrd = os.path.join(directory, "kernel"), os.path.join(directory, "initrd")
-    for path, what in ((kernel, "kernel"), (initrd, "verify")):
-        with open(guest_module.build(what), "rb") as source, open(path, "wb") as copy:
-            copy.write(source.read())
-        os.chmod(path, 0o644)
-
-    @contextlib.contextmanager
-    def verifying(name):
-        words = ("console=ttyS0 panic=-1 quiet memshared.seed=7 memshared.mib=32 "
-                 "memshared.mix=%s memshared.run=16 memshared.pause=0" % guest_module.DEFAULT_MIX)
-        path = os.path.join(directory, name + ".sock")
-        boot = "<kernel>%s</kernel><initrd>%s</initrd><cmdline>%s</cmdline>" % (kernel, initrd, words)
-        serial = "<serial type='unix'><source mode='bind' path='%s'/></serial>" % path
-        with context.domain(name, boot=boot, devices=serial, mib=128):
-            line = guest_module.Serial(path, name)
-            try:
-                line.wait(r"^ready", 180)
-                yield line
-            finally:
-                line.close()
 
     def check(*lines):
         for line in lines:
-            done = line.command("check", r"^checked pages (\d+) errors (\d+)", 120)
-            assert done[2] == "0" and not line.wrong, (line.name, line.wrong[:3])
+            enrolling.check(line)
 
-    with harness.Host() as host, verifying("one") as one, verifying("two") as two:
+    with harness.Host() as host, context.verifying("one") as one, \
+            context.verifying("two") as two:
         host.ksm()
         with context.daemon("\n[Daemon]\nCpuBudget=100%\n", age="1s") as daemon:
             for name in ("one", "two"):
@@ -516,7 +377,7 @@ def merged(context):
             host.wait(lambda: min(daemon.guest(n)["sharing_pages"] for n in ("one", "two")) > 1000,
                       180, "both share")
             check(one, two)
-            guests = [Process(lv.pid(n)) for n in ("one", "two")]
+            guests = [enrolling.Process(lv.pid(n)) for n in ("one", "two")]
             tap.note("audit: %s" % host.audit(guests))
             assert host.audit(guests)["sharing"] > 1000
             lv.set_policy("two", "<policy enabled='yes' domain='tenant-b' engine='ksm'/>")
@@ -536,4 +397,4 @@ def merged(context):
             check(one, two)
 
 
-tap.main(Context, shared=True)
+tap.main(enrolling.Context, shared=True)
