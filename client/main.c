@@ -104,7 +104,7 @@ static void print_help(void)
 	       "  -s, --socket PATH   the daemon's socket (" SOCKET_DEFAULT ")\n"
 	       "  -j, --json          print results as JSON\n"
 	       "      --domain NAME   enroll: the trust domain to share in\n"
-	       "      --engine NAME   enroll: how to merge (auto, remap, ksm)\n"
+	       "      --engine NAME   enroll: how to merge (auto, remap, ksm, zero)\n"
 	       "      --persist       enroll, unenroll: keep it in the guest's libvirt metadata\n"
 	       "      --group NAME=PID,...\n"
 	       "                      estimate: guests that would share; may be repeated\n"

@@ -38,6 +38,8 @@ static void count_domain(const struct manager *mgr, const struct domain *d, stru
 	struct merge_ksm_stats s;
 
 	a->zero_pages += d->holes;
+	if (d->engine == POLICY_ENGINE_ZERO)
+		return;
 	if (d->engine == POLICY_ENGINE_REMAP) {
 		a->shared_pages += store_used_pages(d->store);
 		a->sharers_pages += stable_sharers_total(d->stable);

@@ -8,7 +8,7 @@
 #define LEFT_OUT_WAIT LEDGER_WAIT_MAX
 
 int domain_new(struct ledger *l, const char *name, const struct domain_key *key,
-	       struct domain **ret)
+	       enum policy_engine engine, struct domain **ret)
 {
 	struct domain *d = calloc(1, sizeof(*d));
 	int r = -ENOMEM;
@@ -17,10 +17,14 @@ int domain_new(struct ledger *l, const char *name, const struct domain_key *key,
 		return r;
 	d->ledger = l;
 	d->key = *key;
+	d->engine = engine;
 	d->name = strdup(name);
 	if (d->name)
+		r = 0;
+	/* Pages of zeros need no finding: the others are only known to have been read. */
+	if (r >= 0 && engine != POLICY_ENGINE_ZERO)
 		r = unstable_new(ledger_key_of, l, &d->unstable);
-	if (r >= 0)
+	if (r >= 0 && engine != POLICY_ENGINE_ZERO)
 		r = stable_new(&d->stable);
 	if (r < 0) {
 		domain_free(d);
@@ -49,6 +53,8 @@ static void detach_page(struct domain *d, page_id page)
 
 	switch (ledger_state(d->ledger, page)) {
 	case PAGE_STATE_UNSTABLE:
+		if (!d->unstable)
+			break;
 		r = unstable_remove(d->unstable, word, page);
 		assert(r == 0);
 		(void)r;
@@ -90,6 +96,10 @@ enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_
 
 	assert(ledger_state(d->ledger, page) == PAGE_STATE_YOUNG);
 
+	if (d->engine == POLICY_ENGINE_ZERO) {
+		ledger_set(d->ledger, b, page, PAGE_STATE_UNSTABLE, (uint32_t)(fingerprint >> 32));
+		return DOMAIN_UNIQUE;
+	}
 	/* With several records of one fingerprint (a collision) the first is tried; the engine
 	 * compares bytes and refuses the page if it is another one's. */
 	if (stable_find(d->stable, fingerprint, &record, 1) > 0) {
@@ -164,5 +174,6 @@ void domain_made_hole(struct domain *d, struct ledger_block *b, page_id page)
 
 uint64_t domain_bytes(const struct domain *d)
 {
-	return unstable_bytes(d->unstable) + stable_bytes(d->stable);
+	return d->engine == POLICY_ENGINE_ZERO ? 0
+					       : unstable_bytes(d->unstable) + stable_bytes(d->stable);
 }

@@ -26,11 +26,11 @@ struct domain {
 	char *name; /* "self:PID" for a guest alone */
 	struct domain_key key;
 	struct ledger *ledger; /* the daemon's */
-	struct unstable *unstable;
+	struct unstable *unstable; /* engine zero: no trees, nothing is ever compared */
 	struct stable *stable;
 	struct store *store; /* engine remap: the shared pages; NULL where the kernel has them */
 	unsigned n_members; /* those that enter or leave just now included */
-	enum policy_engine engine; /* of all members: KSM or REMAP */
+	enum policy_engine engine; /* of all members: never AUTO */
 	uint64_t zeros;	     /* pages in state ZEROS */
 	uint64_t holes;	     /* pages in state HOLE */
 	uint64_t candidates; /* pages in state CANDIDATE */
@@ -44,7 +44,7 @@ struct domain {
 };
 
 int domain_new(struct ledger *l, const char *name, const struct domain_key *key,
-	       struct domain **ret);
+	       enum policy_engine engine, struct domain **ret);
 void domain_free(struct domain *d);
 
 enum domain_verdict {

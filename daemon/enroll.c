@@ -73,8 +73,8 @@ static int plant_agent(struct enroll *e)
 
 	if (!e->policy.inject) {
 		(void)snprintf(e->reason, sizeof(e->reason),
-			       "engine ksm marks memory from inside the guest's process, and its policy "
-			       "says inject=no");
+			       "every engine works from inside the guest's process, and its policy says "
+			       "inject=no");
 		return refuse(e, -EPERM, "");
 	}
 	r = agent_adopt(e->m->process, why, &e->m->agent);
@@ -93,8 +93,8 @@ static int try_tracker(struct enroll *e, enum tracker_kind kind)
 	if (kind == TRACKER_WP) {
 		/* One that an earlier daemon left is of no use any more. */
 		(void)agent_close_uffd(e->m->agent);
-		/* Engine remap makes the kernel's own accesses (KVM, vhost) wait as well. */
-		uffd = agent_open_uffd(e->m->agent, e->m->policy.engine == POLICY_ENGINE_REMAP);
+		/* Transactions make the kernel's own accesses (KVM, vhost) wait as well. */
+		uffd = agent_open_uffd(e->m->agent, policy_engine_transacts(e->m->policy.engine));
 		if (uffd < 0)
 			return uffd;
 	}
@@ -111,9 +111,9 @@ static int make_tracker(struct enroll *e)
 	};
 	int r = -EOPNOTSUPP;
 
-	/* The transactions of engine remap need the userfaultfd that wp brings. */
-	for (size_t i = 0; i < (e->m->policy.engine == POLICY_ENGINE_REMAP ? 1 : ARRAY_SIZE(kinds)) && r < 0;
-	     i++)
+	/* Transactions need the userfaultfd that wp brings. */
+	for (size_t i = 0;
+	     i < (policy_engine_transacts(e->m->policy.engine) ? 1 : ARRAY_SIZE(kinds)) && r < 0; i++)
 		if (e->policy.tracker == POLICY_TRACKER_AUTO || e->policy.tracker == asked[i])
 			r = try_tracker(e, kinds[i]);
 	for (size_t i = 0; i < e->n_blocks && r >= 0; i++)
@@ -138,14 +138,14 @@ static void undo_enter(struct enroll *e)
 static void enter_run(struct work *w)
 {
 	struct enroll *e = (struct enroll *)w;
-	bool remap = e->m->policy.engine == POLICY_ENGINE_REMAP;
+	bool transacts = policy_engine_transacts(e->m->policy.engine);
 	const char *what = "";
 	int r;
 
-	if (remap) {
-		r = refusal_of_remap(e->m->process, e->reason);
+	if (transacts) {
+		r = refusal_of_remap(e->m->process, e->m->policy.engine, e->reason);
 		if (r < 0) {
-			(void)refuse(e, r, "engine remap cannot be checked for");
+			(void)refuse(e, r, "what forbids remapping cannot be checked");
 			return;
 		}
 	}
@@ -164,7 +164,7 @@ static void enter_run(struct work *w)
 		undo_enter(e);
 		return;
 	}
-	r = remap ? merge_remap_enter(e->m) : 0;
+	r = transacts ? merge_remap_enter(e->m) : 0;
 	if (r < 0) {
 		(void)refuse(e, r, "the store cannot be handed over");
 		undo_enter(e);
@@ -406,7 +406,7 @@ static void leave_run(struct work *w)
 	struct leave *l = (struct leave *)w;
 	struct member *m = l->m;
 	char why[AGENT_REASON_MAX] = "";
-	int r = m->policy.engine == POLICY_ENGINE_REMAP ? merge_remap_leave(m, l->reason, sizeof(l->reason))
+	int r = policy_engine_transacts(m->policy.engine) ? merge_remap_leave(m, l->reason, sizeof(l->reason))
 							: 0;
 
 	if (r >= 0)

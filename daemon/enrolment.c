@@ -40,19 +40,17 @@ static bool engine_refuses(const struct manager *mgr, const struct guest *g, con
 	const size_t size = GUEST_REASON_BYTES;
 	enum policy_engine engine = enroll_engine(mgr, p);
 
-	if (engine == POLICY_ENGINE_ZERO)
-		(void)snprintf(ret_reason, size, "engine zero is not in this version: use remap or ksm");
-	else if (*g->engine_refusal[engine])
+	if (*g->engine_refusal[engine])
 		(void)snprintf(ret_reason, size, "%s", g->engine_refusal[engine]);
 	else if (other_engine(mgr, g, p->domain, engine))
 		(void)snprintf(ret_reason, size,
 			       "the other guests of domain %s are served by another engine than %s",
 			       p->domain, policy_engine_to_string(engine));
-	else if (engine == POLICY_ENGINE_REMAP && !kernel_allows_engine_remap())
+	else if (policy_engine_transacts(engine) && !kernel_allows_engine_remap())
 		(void)snprintf(ret_reason, size,
-			       "this kernel does not offer what engine remap needs: memshared --check "
-			       "says what");
-	else if (engine == POLICY_ENGINE_REMAP)
+			       "this kernel does not offer what engine %s needs: memshared --check "
+			       "says what", policy_engine_to_string(engine));
+	else if (policy_engine_transacts(engine))
 		return false;
 	else if (!mgr->merge_ksm)
 		(void)snprintf(ret_reason, size, "engine ksm: %s", mgr->ksm_reason);

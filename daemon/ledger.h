@@ -18,8 +18,9 @@
  * are one big reservation of address space indexed by page_id, so that a look-up is one load
  * and memory is used only where guests are.
  *
- * Invariant: a page is in the unstable tree exactly while it is UNSTABLE, and is a sharer of
- * its record exactly while it is SHARED. Owned by the daemon's loop.
+ * Invariant: a page is in the unstable tree exactly while it is UNSTABLE (a domain of engine zero
+ * has no tree: there the state says that the page was read and was not zeros), and is a sharer
+ * of its record exactly while it is SHARED. Owned by the daemon's loop.
  */
 #pragma once
 

@@ -304,10 +304,9 @@ static int make_domain(struct manager *mgr, const char *name, enum policy_engine
 	int r = domain_key_derive(mgr->secret, sizeof(mgr->secret), name, &key);
 
 	if (r >= 0)
-		r = domain_new(mgr->ledger, name, &key, &d);
+		r = domain_new(mgr->ledger, name, &key, engine, &d);
 	if (r < 0)
 		return r;
-	d->engine = engine;
 	if (engine == POLICY_ENGINE_REMAP)
 		r = store_new(name, capacity, &d->store);
 	if (r < 0) {
@@ -561,7 +560,7 @@ void manager_schedule(struct manager *mgr)
 	for (struct member *m = mgr->members; m; m = m->next) {
 		if (m->busy || m->gone)
 			continue;
-		if (m->next_pass_usec > now && m->policy.engine == POLICY_ENGINE_REMAP &&
+		if (m->next_pass_usec > now && policy_engine_transacts(m->policy.engine) &&
 		    merge_remap_wanted(m))
 			(void)merge_remap_round(&mgr->pass_env, m, &mgr->remap_stats, remap_done, mgr);
 		else if (m->next_pass_usec <= now && pass_start(&mgr->pass_env, m, pass_done, mgr) < 0)

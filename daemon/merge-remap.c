@@ -193,7 +193,7 @@ static void batch_run(struct work *w)
 	struct remap *r = (struct remap *)w;
 	uint64_t before = agent_cpu_nsec(r->m->agent);
 
-	r->result = remap_map_store(r->m);
+	r->result = r->m->domain->store ? remap_map_store(r->m) : 0;
 	FAULT_POINT("remap-before-batch");
 	if (r->result >= 0)
 		r->result = agent_call(r->m->agent, RING_MERGE, r->n_transactions, 0, r->payload,

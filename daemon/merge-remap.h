@@ -3,6 +3,9 @@
  * Engine remap, the daemon's side: plans which pages of a member become mappings of its
  * domain's store, has the agent carry it out block by block, and brings the ledger up to date.
  *
+ * It is engine zero as well, whose domains have no store and no records: pages of zeros become
+ * holes, and that is all there is to plan.
+ *
  * A round serves one member:
  *
  *   plan    (loop)    CANDIDATE pages whose record has a slot, and ZEROS -> runs -> batches of

@@ -224,9 +224,14 @@ static void apply_run(struct pass *p, struct ledger_block *b, const struct run *
 	if (run->bits & PAGE_HUGE)
 		p->counts.huge_pages += run->n_pages;
 	ledger_note_huge(b, PAGE_ID(b->first.n + run->first), run->n_pages, run->bits & PAGE_HUGE);
-	/* Huge pages that are to stay whole are no candidates: not tracked, not read. */
-	if (run->bits & PAGE_HUGE && p->m->policy.thp == THP_KEEP)
+	/* Huge pages that are to stay whole are no candidates: not tracked, not read. The kernel may
+	 * have made one where the guest wrote to a hole of ours, which is none any more then. */
+	if (run->bits & PAGE_HUGE && p->m->policy.thp == THP_KEEP) {
+		for (uint32_t i = run->first; (i = ledger_skip_absent(states, i, end)) < end; i++)
+			if (LEDGER_STATE_OF(states[i]) != PAGE_STATE_PAIRING)
+				domain_forget_absent(p->m->domain, b, PAGE_ID(b->first.n + i));
 		return;
+	}
 	if (run->bits & PAGE_FILE) /* a store page: shared until it is written */
 		return;
 	if (run->bits & PAGE_WRITTEN) {

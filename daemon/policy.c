@@ -57,6 +57,11 @@ const char *policy_engine_to_string(enum policy_engine e)
 	return engine_names[e];
 }
 
+bool policy_engine_transacts(enum policy_engine e)
+{
+	return e == POLICY_ENGINE_REMAP || e == POLICY_ENGINE_ZERO;
+}
+
 const char *policy_tracker_to_string(enum policy_tracker t)
 {
 	return tracker_names[t];

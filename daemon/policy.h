@@ -114,6 +114,8 @@ struct policy_section {
 
 const char *policy_enabled_to_string(enum policy_enabled e);
 const char *policy_engine_to_string(enum policy_engine e);
+/* Is it the agent that merges, by transactions of ours (remap, zero), and not the kernel? */
+bool policy_engine_transacts(enum policy_engine e);
 const char *policy_tracker_to_string(enum policy_tracker t);
 const char *policy_source_to_string(enum policy_source s);
 const char *policy_field_to_string(enum policy_field f);

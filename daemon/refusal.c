@@ -39,25 +39,28 @@ const char *refusal_of_descriptor(const char *target)
 	return NULL;
 }
 
-const char *refusal_of_argument(const char *argument)
+const char *refusal_of_argument(const char *argument, enum policy_engine engine)
 {
 	static const struct {
 		const char *part, *reason;
+		bool discards; /* which does no harm to a hole: it reads as zeros before and after */
 	} table[] = {
 		{ "free-page-reporting=on",
-		  "free page reporting is on: set freePageReporting='off' at its memballoon" },
+		  "free page reporting is on: set freePageReporting='off' at its memballoon", true },
 		{ "\"free-page-reporting\":true",
-		  "free page reporting is on: set freePageReporting='off' at its memballoon" },
-		{ "virtio-mem", "a virtio-mem device unplugs memory page by page: use pc-dimm" },
-		{ "hv-balloon", "an hv-balloon device unplugs memory page by page: use pc-dimm" },
-		{ "vfio-pci", "a VFIO device reaches its memory by physical address: detach the device" },
-		{ "sev-guest", "its memory is encrypted: no page equals another" },
-		{ "sev-snp-guest", "its memory is encrypted: no page equals another" },
-		{ "tdx-guest", "its memory is encrypted: no page equals another" },
+		  "free page reporting is on: set freePageReporting='off' at its memballoon", true },
+		{ "virtio-mem", "a virtio-mem device unplugs memory page by page: use pc-dimm", true },
+		{ "hv-balloon", "an hv-balloon device unplugs memory page by page: use pc-dimm", true },
+		{ "vfio-pci", "a VFIO device reaches its memory by physical address: detach the device",
+		  false },
+		{ "sev-guest", "its memory is encrypted: no page equals another", false },
+		{ "sev-snp-guest", "its memory is encrypted: no page equals another", false },
+		{ "tdx-guest", "its memory is encrypted: no page equals another", false },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
-		if (strstr(argument, table[i].part))
+		if (strstr(argument, table[i].part) &&
+		    !(table[i].discards && engine == POLICY_ENGINE_ZERO))
 			return table[i].reason;
 	return NULL;
 }
@@ -174,7 +177,8 @@ int refusal_direct_io(const struct process *p)
 	return each_descriptor(p, find_direct, NULL);
 }
 
-static int check_arguments(const struct process *p, char ret_reason[REFUSAL_BYTES])
+static int check_arguments(const struct process *p, enum policy_engine engine,
+			   char ret_reason[REFUSAL_BYTES])
 {
 	_cleanup_free_ char *buf = NULL;
 	size_t len;
@@ -184,7 +188,7 @@ static int check_arguments(const struct process *p, char ret_reason[REFUSAL_BYTE
 		return r;
 	/* io_read_file() ends the text with a NUL, so the last argument ends too. */
 	for (const char *a = buf; a < buf + len; a += strlen(a) + 1) {
-		const char *reason = refusal_of_argument(a);
+		const char *reason = refusal_of_argument(a, engine);
 
 		if (reason)
 			return refuse(ret_reason, reason);
@@ -208,13 +212,13 @@ static int check_memory(const struct process *p, char ret_reason[REFUSAL_BYTES])
 	return r;
 }
 
-int refusal_of_remap(const struct process *p, char ret_reason[REFUSAL_BYTES])
+int refusal_of_remap(const struct process *p, enum policy_engine engine, char ret_reason[REFUSAL_BYTES])
 {
 	int r = check_memory(p, ret_reason);
 
 	if (r == 0)
 		r = each_descriptor(p, check_descriptor, ret_reason);
 	if (r == 0)
-		r = check_arguments(p, ret_reason);
+		r = check_arguments(p, engine, ret_reason);
 	return r;
 }

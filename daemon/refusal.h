@@ -6,7 +6,7 @@
  *     would be another frame than theirs
  *   - locked memory, a userfaultfd of somebody else
  *   - free page reporting, virtio-mem, and the like: the guest may expect zeros where
- *     MADV_DONTNEED on a merged page shows the slot again
+ *     MADV_DONTNEED on a merged page shows the slot again (engine zero has no slots)
  *   - direct I/O on a file system that does not pin its pages in a way that the kernel shows
  *
  * What libvirt knows comes on top (libvirt-xml.h). The command line is the guest's word about
@@ -20,12 +20,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/policy.h"
 #include "daemon/process.h"
 
 #define REFUSAL_BYTES 192
 
-/* 0 when nothing speaks against it; -EPERM and the reason, with what would change it. */
-int refusal_of_remap(const struct process *p, char ret_reason[REFUSAL_BYTES]);
+/* Of engine remap, or zero, which is refused less. 0 when nothing speaks against it; -EPERM and the reason, with what would change it. */
+int refusal_of_remap(const struct process *p, enum policy_engine engine, char ret_reason[REFUSAL_BYTES]);
 
 /* Does the process do direct I/O, or might it (O_DIRECT descriptors, io_uring)? Then pages may be
  * pinned for a device's writes at any time. 1, 0 or -errno. */
@@ -33,8 +34,8 @@ int refusal_direct_io(const struct process *p);
 
 /* Pure. What the target of a link in /proc/PID/fd forbids; NULL: nothing. */
 const char *refusal_of_descriptor(const char *target);
-/* Pure. What an argument of QEMU's command line forbids; NULL: nothing. */
-const char *refusal_of_argument(const char *argument);
+/* Pure. What an argument of QEMU's command line forbids to this engine; NULL: nothing. */
+const char *refusal_of_argument(const char *argument, enum policy_engine engine);
 /* Pure. Is direct I/O on a file system of this type (statfs) invisible to UFFDIO_MOVE? */
 bool refusal_of_file_system(uint64_t type);
 /* Pure. The flags line of /proc/PID/fdinfo/N says O_DIRECT. */

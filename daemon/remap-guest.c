@@ -31,8 +31,11 @@ int remap_map_store(struct member *m)
 
 int merge_remap_enter(struct member *m)
 {
-	int r = agent_send_fd(m->agent, RING_FD_STORE, store_guest_fd(m->domain->store));
+	int r;
 
+	if (!m->domain->store) /* holes need none */
+		return 0;
+	r = agent_send_fd(m->agent, RING_FD_STORE, store_guest_fd(m->domain->store));
 	m->store_mapped_bytes = 0;
 	return r < 0 ? r : remap_map_store(m);
 }

@@ -183,11 +183,13 @@ static json_t *engines(const struct manager *mgr)
 {
 	struct merge_ksm_stats s = { 0 };
 
+	bool remap = kernel_allows_engine_remap();
+	const char *missing = remap ? NULL : "memshared --check says what is missing";
+
 	if (mgr->merge_ksm)
 		merge_ksm_stats(mgr->merge_ksm, &s);
-	return json_pack("[o, o]",
-			 facility("remap", kernel_allows_engine_remap(), NULL,
-				  kernel_allows_engine_remap() ? NULL : "memshared --check says what is missing"),
+	return json_pack("[o, o, o]", facility("remap", remap, NULL, missing),
+			 facility("zero", remap, NULL, missing),
 			 facility("ksm", mgr->merge_ksm != NULL,
 					 mgr->merge_ksm ? merge_ksm_phase_to_string(s.phase) : NULL,
 					 *s.refusal ? s.refusal : mgr->ksm_reason));

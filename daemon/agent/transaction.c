@@ -358,8 +358,11 @@ static int env_prepare(struct ring_agent *a, enum ring_op op, struct range_env *
 	};
 	if (op == RING_UNMERGE)
 		return 0;
-	if (e->uffd < 0 || (op == RING_MERGE && e->store < 0))
+	if (e->uffd < 0)
 		return -EBADF;
+	/* Without a store (engine zero) no run has valid slots but those of zeros. */
+	if (e->store < 0)
+		e->store_bytes = 0;
 	if (a->uffd_kind != RING_UFFD_KERNEL)
 		return -EPERM;
 	return op == RING_MERGE ? scratch_prepare(a, e) : 0;

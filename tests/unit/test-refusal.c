@@ -20,13 +20,17 @@ static void descriptors(void **state _unused_)
 
 static void arguments(void **state _unused_)
 {
-	assert_non_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=on"));
-	assert_non_null(refusal_of_argument("{\"driver\":\"virtio-balloon-pci\",\"free-page-reporting\":true}"));
-	assert_non_null(refusal_of_argument("virtio-mem-pci,id=m,memdev=x"));
-	assert_non_null(refusal_of_argument("sev-guest,id=s"));
-	assert_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=off"));
-	assert_null(refusal_of_argument("-m"));
-	assert_null(refusal_of_argument(""));
+	assert_non_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=on", POLICY_ENGINE_REMAP));
+	assert_non_null(refusal_of_argument("{\"driver\":\"virtio-balloon-pci\",\"free-page-reporting\":true}", POLICY_ENGINE_REMAP));
+	assert_non_null(refusal_of_argument("virtio-mem-pci,id=m,memdev=x", POLICY_ENGINE_REMAP));
+	assert_non_null(refusal_of_argument("sev-guest,id=s", POLICY_ENGINE_REMAP));
+	assert_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=off", POLICY_ENGINE_REMAP));
+	/* A hole that is discarded is a hole. */
+	assert_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=on", POLICY_ENGINE_ZERO));
+	assert_null(refusal_of_argument("virtio-mem-pci,id=m,memdev=x", POLICY_ENGINE_ZERO));
+	assert_non_null(refusal_of_argument("vfio-pci,host=01:00.0", POLICY_ENGINE_ZERO));
+	assert_null(refusal_of_argument("-m", POLICY_ENGINE_REMAP));
+	assert_null(refusal_of_argument("", POLICY_ENGINE_REMAP));
 }
 
 static void direct(void **state _unused_)
@@ -50,7 +54,7 @@ static void this_process_is_no_guest_and_not_refused(void **state _unused_)
 	int r;
 
 	assert_int_equal(process_open(&p, getpid()), 0);
-	r = refusal_of_remap(&p, reason);
+	r = refusal_of_remap(&p, POLICY_ENGINE_REMAP, reason);
 	process_close(&p);
 	if (r < 0)
 		print_message("# %s\n", reason);

@@ -220,6 +220,7 @@ static void forked_page_is_busy(void **state _unused_)
 static void malformed_is_refused(void **state _unused_)
 {
 	struct ring_run runs[2];
+	int store_fd;
 
 	runs[0] = remap_run(guest + 16 * PAGE_BYTES, 16, SLOTS - 15);
 	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, 0, 0, runs, 1), -EINVAL);
@@ -237,6 +238,15 @@ static void malformed_is_refused(void **state _unused_)
 	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, 0, 0, runs, 1), -EBADF);
 	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, 0, 0, runs, 1), -EBADF);
 	host.agent.fds[RING_FD_UFFD] = host.uffd;
+	/* Without a store there are only zeros to merge. */
+	store_fd = host.agent.fds[RING_FD_STORE];
+	host.agent.fds[RING_FD_STORE] = -1;
+	runs[0] = remap_run(guest, 1, 0);
+	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, 0, 0, runs, 1), -EINVAL);
+	runs[0] = remap_run(guest, 1, RING_SLOT_ZERO);
+	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, 0, 0, runs, 1), 1);
+	assert_int_equal(runs[0].result, -ESTALE);
+	host.agent.fds[RING_FD_STORE] = store_fd;
 	assert_int_equal(mapped_pages(), 0);
 	check_all();
 }
