@@ -203,6 +203,7 @@ static void on_entered(struct guest *g, int r, const char *reason, void *userdat
 		return;
 	}
 	e->failures = 0;
+	e->was_in = true;
 	e->reason[0] = '\0';
 	e->tied_to[0] = '\0';
 	enrolment_review(g);
@@ -234,6 +235,13 @@ static void enter(struct guest *g)
 	if (g->needs_uffd) {
 		note_failure(g, -EAGAIN, "QEMU needs userfaultfd for itself: an incoming migration or a "
 					 "background snapshot");
+		return;
+	}
+	/* libvirt's word, if there is one, is in e->held. */
+	if (g->may_arrive && !e->facts && !e->was_in) {
+		note_failure(g, -EAGAIN, "it was started to take in a migration, and no monitor says whether "
+					 "its memory has arrived (remedy: a free one, -qmp unix:PATH,server=on,"
+					 "wait=off)");
 		return;
 	}
 	e->entered = e->policy;
@@ -397,6 +405,7 @@ static void remember(struct guest *g)
 	int r = kept_load(e->mgr->guests_fd, &g->process, &k);
 
 	policy_init_empty(&e->runtime);
+	e->was_in = r != -ENOENT;
 	if (r >= 0)
 		e->runtime = k.asked;
 	else if (r != -ENOENT)

@@ -37,6 +37,7 @@ struct enrolment {
 	uint64_t facts_serial;	     /* of the event that brought them */
 	bool listed;		     /* in the listing under way */
 	bool held;		     /* its memory is still coming in: an incoming migration */
+	bool was_in;		     /* once, also with an earlier daemon: so its memory had arrived */
 	struct policy runtime;	     /* what clients asked for */
 	bool runtime_until_facts;    /* it was written to libvirt, too, and is to come from there */
 	struct policy policy;	     /* effective, as of the last review */

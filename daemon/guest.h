@@ -124,6 +124,7 @@ struct guest {
 	bool own_program;    /* others than root may change the executable */
 	char claimed_uuid[GUEST_UUID_BYTES]; /* of its command line: proves nothing by itself */
 	bool needs_uffd;     /* its monitor says: memory comes in, or a snapshot is set up */
+	bool may_arrive;     /* started for an incoming migration, and no monitor says it is over */
 	bool memory_changed; /* blocks came or went since it was enrolled */
 	uint64_t since_usec; /* monotonic: when the state was entered */
 	struct enrolment *enrolment; /* what is wished for it; enrolment.c's */

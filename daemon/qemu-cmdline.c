@@ -227,7 +227,8 @@ static bool is_machine_none(const char *value)
 static bool has_value(const char *option)
 {
 	static const char *const options[] = {
-		"append", "chardev", "M",   "machine", "mon", "name", "qmp", "qmp-pretty", "uuid",
+		"append", "chardev", "incoming", "M",	       "machine",
+		"mon",	  "name",    "qmp",	 "qmp-pretty", "uuid",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
@@ -251,6 +252,8 @@ static const char *take_option(struct collector *c, const char *option, const ch
 		take_chardev(c, value);
 	else if (streq(option, "mon"))
 		take_mon(c, value);
+	else if (streq(option, "incoming"))
+		c->out->incoming = true;
 	else if ((streq(option, "machine") || streq(option, "M")) && is_machine_none(value))
 		return "runs no guest (machine none: somebody asks for its capabilities)";
 	return NULL;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a QEMU command line says: name, UUID, monitors, and whether it is a guest at all.
+ * What a QEMU command line says: name, UUID, monitors, whether its memory was to come from elsewhere,
+ * and whether it is a guest at all.
  *
  * Pure: the text is that of /proc/PID/cmdline, arguments that each end in NUL, and whoever started
  * the process wrote it (the process itself can rewrite it, too). A name or UUID from here
@@ -26,6 +27,7 @@ struct qemu_cmdline {
 	 * monitor is not among them: it is handed over as a descriptor. */
 	char monitors[QEMU_MONITORS_MAX][QEMU_PATH_BYTES];
 	size_t n_monitors;
+	bool incoming; /* -incoming: it was started to take in a migration or a saved state */
 };
 
 /* 0; -ENOMSG when a QEMU called like this runs no guest (help, version, machine none, which is how

@@ -56,7 +56,7 @@ struct look {
 		struct guest_memory memory;
 		int memory_error;
 		uint32_t shows;
-		bool needs_uffd;
+		bool needs_uffd, may_arrive;
 	} *found;
 	size_t n_found;
 	int error;
@@ -82,8 +82,11 @@ static bool needs_uffd(struct qmp *q)
 	struct qmp_status status = { 0 };
 	char reason[QMP_REASON_MAX];
 
-	return (qmp_query_status(q, reason, &status) >= 0 && streq(status.status, "inmigrate")) ||
-	       (qmp_query_migration(q, reason, &migration) >= 0 && migration.background_snapshot);
+	if (qmp_query_status(q, reason, &status) >= 0 && streq(status.status, "inmigrate"))
+		return true;
+	/* In postcopy the guest runs already. */
+	return qmp_query_migration(q, reason, &migration) >= 0 &&
+	       (migration.background_snapshot || strncmp(migration.status, "postcopy-", 9) == 0);
 }
 
 /* Asks QEMU for its memory backends and how it is. That a monitor does not answer is normal. */
@@ -104,6 +107,7 @@ static void ask_monitor(struct found *f)
 		f->needs_uffd = answered && needs_uffd(q);
 		qmp_close(q);
 	}
+	f->may_arrive = f->identity.cmdline.incoming && !answered;
 	if (answered)
 		memory_confirm_blocks(f->memory.blocks, f->memory.n_blocks, devs, n_devs);
 }
@@ -239,6 +243,7 @@ static bool note_found(struct guest *g, const struct found *f)
 
 	g->shows = f->shows;
 	g->needs_uffd = f->needs_uffd;
+	g->may_arrive = f->may_arrive;
 	g->is_root = f->identity.is_root;
 	g->own_program = f->identity.own_program;
 	memcpy(g->claimed_uuid, f->identity.cmdline.uuid, sizeof(g->claimed_uuid));

@@ -91,6 +91,11 @@ static void names(void **state _unused_)
 	assert_string_equal(c.uuid, "");
 	assert_string_equal(c.name, "");
 	/* A kernel's command line is no option of ours. */
+	assert_false(c.incoming);
+	assert_int_equal(parse("qemu|-append|-incoming|-S", &c), 0);
+	assert_false(c.incoming);
+	assert_int_equal(parse("qemu|-incoming|-name|-uuid|x", &c), 0);
+	assert_true(c.incoming && !*c.name);
 	assert_int_equal(parse("qemu|-append|-name|-name|a", &c), 0);
 	assert_string_equal(c.name, "a");
 	/* Not the program's name either. */
