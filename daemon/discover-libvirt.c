@@ -302,7 +302,7 @@ void discover_libvirt_stats(struct discover_libvirt *d, struct discover_libvirt_
 void discover_libvirt_refresh(struct discover_libvirt *d, const char *uuid)
 {
 	struct libvirt_link *l = d->link;
-	struct note n = { .kind = LIBVIRT_DOMAIN, .detail = "asked" };
+	struct note n = { .kind = LIBVIRT_DOMAIN, .detail = LIBVIRT_REFRESHED };
 
 	(void)snprintf(n.uuid, sizeof(n.uuid), "%s", uuid);
 	(void)pthread_mutex_lock(&l->lock);

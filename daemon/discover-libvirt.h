@@ -79,7 +79,8 @@ typedef void discover_libvirt_reply_fn(int r, const char *reason, void *userdata
 int discover_libvirt_set_policy(struct discover_libvirt *d, const char *uuid,
 				const struct policy *p, discover_libvirt_reply_fn *fn,
 				void *userdata);
-/* Asks for LIBVIRT_DOMAIN again: its process was not found, or was another's. */
+/* Asks for LIBVIRT_DOMAIN again, with this detail. */
+#define LIBVIRT_REFRESHED "asked"
 void discover_libvirt_refresh(struct discover_libvirt *d, const char *uuid);
 
 struct discover_libvirt_stats {

@@ -21,6 +21,7 @@ struct libvirt_guests {
 /* What was said of a domain whose process is being looked at. */
 struct said {
 	struct manager *mgr;
+	struct libvirt_guests *lg; /* gone when the manager is stopping */
 	struct libvirt_facts *facts;
 	char uuid[GUEST_UUID_BYTES];
 	uint64_t serial;
@@ -52,9 +53,10 @@ static void give_facts(struct guest *g, struct libvirt_facts *facts, uint64_t se
 static void on_looked(struct guest *g, int r, const char *reason, void *userdata)
 {
 	struct said *said = userdata;
+	struct manager *mgr = said->mgr;
 	struct guest *before;
 
-	if (said->mgr->stopping)
+	if (mgr->stopping)
 		goto out;
 	if (r < 0 || !streq(g->claimed_uuid, said->uuid)) {
 		log_notice("process %d, which libvirt names for domain %s, is not taken for it: %s",
@@ -64,20 +66,25 @@ static void on_looked(struct guest *g, int r, const char *reason, void *userdata
 				     : strerror(-r));
 		goto out;
 	}
-	before = find_guest(said->mgr, said->uuid);
+	before = find_guest(mgr, said->uuid);
 	if (before && before != g)
 		enrolment_set_facts(before, NULL, false);
 	give_facts(g, TAKE_PTR(said->facts), said->serial, said->held);
+	/* What says that its memory has arrived may have come while it was looked at, when nobody knew
+	 * whom it was about. */
+	if (said->held)
+		discover_libvirt_refresh(said->lg->discover, said->uuid);
 out:
 	libvirt_facts_free(said->facts);
 	free(said);
 }
 
-/* Only the metadata is new, and the process was verified before. */
+/* The process was verified before: only what libvirt says of it is new. */
 static bool is_news_of(const struct guest *g, const struct libvirt_event *e)
 {
 	return g && g->process.pid == e->pid && process_alive(&g->process) &&
-	       (streq(e->detail, "policy") || streq(e->detail, "metadata"));
+	       (streq(e->detail, "policy") || streq(e->detail, "metadata") ||
+		streq(e->detail, LIBVIRT_REFRESHED));
 }
 
 static void take_domain(struct libvirt_guests *lg, struct libvirt_event *e)
@@ -102,6 +109,7 @@ static void take_domain(struct libvirt_guests *lg, struct libvirt_event *e)
 		return;
 	*said = (struct said){
 		.mgr = lg->mgr,
+		.lg = lg,
 		.facts = TAKE_PTR(e->facts),
 		.serial = lg->serial,
 		.pid = e->pid,

@@ -21,6 +21,7 @@ import contextlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,20 @@ def enter():
                 child.kill()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_qcow2(path, mib):
+    """An empty disk in QEMU's format: header, reference table and block, first level table."""
+    cluster = 1 << 16
+    header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 0, 0, 16, mib << 20, 0,
+                         max(1, (mib << 20) // (cluster * cluster // 8)), 3 * cluster, cluster, 1,
+                         0, 0)
+    with open(path, "wb") as file:
+        file.write(header.ljust(cluster, b"\0"))
+        file.write(struct.pack(">Q", 2 * cluster).ljust(cluster, b"\0"))
+        file.write(struct.pack(">4H", 1, 1, 1, 1).ljust(cluster, b"\0"))
+        file.write(bytes(cluster))
+    os.chmod(path, 0o666)
 
 
 class Libvirt(contextlib.ExitStack):
@@ -212,6 +227,13 @@ class Libvirt(contextlib.ExitStack):
                                      inside=inside, devices=devices, boot=boot))
         self.virsh("define", path)
         return uuid
+
+    def wait_off(self, name):
+        """Until libvirt has noticed that the domain's process is gone."""
+        deadline = time.monotonic() + 30 * tap.SLOW
+        while self.virsh("domstate", name) != "shut off":
+            assert time.monotonic() < deadline, name
+            time.sleep(0.02)
 
     def set_policy(self, name, element, *words):
         return self.virsh("metadata", name, "--uri", POLICY, "--key", "memshared", "--set", element,

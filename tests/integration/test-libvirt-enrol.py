@@ -13,6 +13,7 @@ import tap
 libvirt.enter()
 
 import enrolling  # noqa: E402 (in our namespaces)
+import guest as guest_module  # noqa: E402
 import harness  # noqa: E402
 
 NOBODY = 65534
@@ -91,6 +92,7 @@ def life(context):
         lv.virsh("start", "uno")
         os.kill(daemon.enrolled("uno", timeout=10)["pid"], signal.SIGKILL)
         daemon.wait("uno", "gone", state="none")
+        lv.wait_off("uno")
         lv.virsh("domrename", "uno", "one")
         assert daemon.call("Status")["totals"]["guests"] == 0
 
@@ -356,6 +358,93 @@ def many(context):
                 assert time.monotonic() < deadline, (turn, descriptors)
                 time.sleep(0.05)
         assert daemon.call("Status")["totals"]["guests"] == 0
+
+
+@tap.test("a title that changes while the guest runs moves it from one section to another")
+def retitled(context):
+    lv = context.libvirt
+    more = ("\n[Policy \"a\"]\nmatch-title=a *\nenabled=yes\ndomain=tenant-a\n"
+            "\n[Policy \"b\"]\nmatch-title=* b\nenabled=yes\ndomain=tenant-b\ncpu=7%\n")
+    with context.daemon(more) as daemon, context.domain("one"):
+        daemon.known("one")
+        daemon.out("one")
+        for title, domain in (("a guest", "tenant-a"), ("guest of b", "tenant-b"),
+                              ("a guest of a and b", "tenant-b"), ("a guest", "tenant-a")):
+            lv.virsh("desc", "one", "--title", "--live", "--config", title)
+            daemon.enrolled("one", domain)
+            cpu = ("7%", "section") if domain == "tenant-b" else ("100%", "default")
+            assert daemon.policy("one")["cpu"] == cpu, (title, daemon.policy("one"))
+        lv.virsh("desc", "one", "--title", "--live", "--config", "nobody's")
+        daemon.out("one")
+        # Under a new name its title and policy are the same; libvirt renames what does not run.
+        assert lv.virsh("domrename", "one", "uno", check=False).returncode
+        lv.virsh("desc", "one", "--title", "--live", "--config", "a guest")
+        daemon.enrolled("one")
+        lv.virsh("destroy", "one")
+        lv.virsh("domrename", "one", "uno")
+        lv.virsh("start", "uno")
+        daemon.enrolled("uno", timeout=10)
+        lv.virsh("destroy", "uno")
+        lv.virsh("domrename", "uno", "one")
+
+
+@tap.test("saved, copied, dumped and reverted while it is enrolled, a guest finds its memory right",
+          limit=600)
+def snapshots(context):
+    lv = context.libvirt
+    directory = os.path.join(lv.directory, "snapshots")
+    os.mkdir(directory)
+    os.chmod(directory, 0o777)
+    disk = os.path.join(directory, "disk")
+    libvirt.make_qcow2(disk, 512)
+    devices = ("<disk type='file'><driver name='qemu' type='qcow2'/><source file='%s'/>"
+               "<target dev='vda' bus='virtio'/></disk>" % disk)
+    inside = ("<metadata><m:policy xmlns:m='%s' enabled='yes' domain='tenant-a' engine='remap'/>"
+              "</metadata>" % libvirt.POLICY)
+    with contextlib.ExitStack() as stack:
+        line = stack.enter_context(context.verifying("one", inside=inside, devices=devices))
+        daemon = stack.enter_context(context.daemon("\n[Daemon]\nCpuBudget=100%\n", age="1s"))
+
+        def merged():
+            g = daemon.enrolled("one", timeout=30)
+            daemon.wait("one", "merged", 180, sharing_pages=lambda n: n > 1000)
+            return g["pid"]
+
+        def step(*words, then=()):
+            """What virsh does meanwhile; the guest checks itself, is served and merged. Whether
+            it is still the same process, which then must not have been let go."""
+            nonlocal line
+            pid = merged()
+            said = len(daemon.said())
+            begin = time.monotonic()
+            lv.virsh(*words, timeout=180)
+            if then:
+                lv.virsh(*then)
+            new = lv.pid("one")
+            tap.note("%s: %.1f s%s" % (words[0], time.monotonic() - begin,
+                                       "" if new == pid else ", another process"))
+            if new != pid:
+                line = stack.enter_context(contextlib.closing(
+                    guest_module.Serial(lv.serial("one"), "one")))
+            enrolling.check(line)
+            assert merged() == new
+            enrolling.check(line)
+            assert new != pid or "has left" not in daemon.said()[said:]
+            return new == pid
+
+        copy, overlay, state = (os.path.join(directory, n) for n in ("copy", "overlay", "state"))
+        assert step("blockcopy", "one", "vda", copy, "--format", "qcow2", "--wait", "--pivot",
+                    "--transient-job")
+        assert step("dump", "one", os.path.join(directory, "dump"), "--memory-only", "--live")
+        assert step("snapshot-create-as", "one", "internal")
+        step("snapshot-revert", "one", "internal")
+        assert step("snapshot-delete", "one", "internal")
+        assert not step("managedsave", "one", then=("start", "one"))
+        assert step("snapshot-create-as", "one", "external", "--live", "--memspec",
+                    "file=%s/memory,snapshot=external" % directory, "--diskspec",
+                    "vda,snapshot=external,file=" + overlay)
+        assert step("blockcommit", "one", "vda", "--active", "--wait", "--pivot")
+        assert not step("save", "one", state, then=("restore", state))
 
 
 @tap.test("libvirt's guests are merged, check themselves, and part when one changes its domain",

@@ -187,6 +187,7 @@ def life(context):
             # QEMU dies of something else than libvirt.
             os.kill(line["pid"], signal.SIGKILL)
             ear.wait(event="stopped", uuid=uuid)
+            lv.wait_off("uno")
             lv.virsh("domrename", "uno", "one")
 
 
