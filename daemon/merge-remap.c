@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "daemon/merge-remap.h"
 
+#include <fcntl.h>
+
 #include "common/fault.h"
+#include "common/io.h"
 #include "common/log.h"
+#include "common/parse.h"
 #include "common/util.h"
 #include "daemon/ring-check.h"
 #include "daemon/remap-guest.h"
@@ -97,11 +101,25 @@ static uint32_t wanted_slot(uint32_t i, void *userdata)
 	return huge_worth_it(w, i) ? slot : RUN_NONE;
 }
 
+/* How many mappings may be added: by policy, and by the kernel's limit, of which a quarter is left
+ * to QEMU, and to reclaiming. */
+static uint64_t maps_left(const struct member *m)
+{
+	uint64_t max = m->policy.max_maps, limit;
+	size_t used;
+	char line[32];
+
+	if (io_read_line(AT_FDCWD, "/proc/sys/vm/max_map_count", line, sizeof(line)) >= 0 &&
+	    parse_u64_prefix(line, strlen(line), 10, &limit, &used) >= 0)
+		max = MIN(max, limit / 4 * 3);
+	return max > m->n_maps ? max - m->n_maps : 0;
+}
+
 static int plan_round(struct remap *r)
 {
 	struct member *m = r->m;
 	_cleanup_free_ struct run *runs = calloc(ROUND_RUNS_MAX, sizeof(*runs));
-	uint64_t maps = m->policy.max_maps > m->n_maps ? m->policy.max_maps - m->n_maps : 0;
+	uint64_t maps = maps_left(m);
 
 	r->plan = calloc(ROUND_RUNS_MAX, sizeof(*r->plan));
 	if (!runs || !r->plan)
@@ -199,8 +217,9 @@ static void batch_run(struct work *w)
 		r->result = agent_call(r->m->agent, RING_MERGE, r->n_transactions, 0, r->payload,
 				       r->payload_bytes);
 	FAULT_POINT("remap-batch-done");
-	/* Mappings were replaced: the tracker learns of them before it is asked again. */
-	for (size_t i = 0; i < r->m->n_blocks && r->result >= 0; i++) {
+	/* Mappings were replaced. The agent has registered them, so it is enough that the tracker
+	 * learns of them before it is asked again, which is after the round. */
+	for (size_t i = 0; i < r->m->n_blocks && (r->result < 0 || r->next == r->n_plan); i++) {
 		int q = tracker_arm(r->m->tracker, r->m->blocks[i]->start, r->m->blocks[i]->n_pages);
 
 		if (q < 0 && q != -ESRCH)

@@ -208,7 +208,8 @@ static int note_copied(const struct mapping *mapping, void *userdata)
 		return 0;
 	c->list->n_maps++;
 	c->all = true;
-	r = pagemap_walk(c->m->process, mapping->start, mapping->n_pages, 0, note_run, c);
+	/* Most of them are short, and to ask what else is mapped there would take the longest. */
+	r = pagemap_walk(c->m->process, mapping->start, mapping->n_pages, PAGEMAP_FORCE_FILE, note_run, c);
 	if (r < 0 && r != -ECANCELED)
 		return r;
 	return c->all ? add_mapped(c->list, mapping->start.addr, mapping_end(mapping).addr) : 0;

@@ -60,51 +60,20 @@
 
 #include "daemon/agent/reclaim.h"
 
-/* Bounds of one freeze. Moving and comparing take 0.3 us a page, or 1 us when neither is in the
- * cache; a registration and a mapping 6 to 10 us: 16 lone pages or a piece of 128 are about
- * 150 us, of the 1 ms that a guest may be made to wait. */
-#define FREEZE_PAGES  128U
-#define FREEZE_PIECES 16U
-/* And in case all this is slow: as cycles, 125 us to 500 us. */
-#define FREEZE_CYCLES 500000U
+/* Bound of one freeze: a registration and a mapping take 6 to 10 us, moving and comparing 0.3 us a
+ * page, or 1 us when neither is in the cache: about 50 us, of the 1 ms that a guest may be made to
+ * wait. Longer pieces cost hardly less, and the longer a page is frozen the likelier it is that
+ * the scheduler takes our processor away meanwhile: that is what long waits come from. */
+#define FREEZE_PAGES 64U
 
 struct merge {
 	struct range_env env;
 	struct freeze_clock clock;
-	/* Pieces that are mapped but whose waiters have not been woken: within [from, to). */
-	uint64_t wake_from, wake_to;
-	uint64_t wake_since; /* cycles, when the first was frozen */
-	uint32_t wake_pages, wake_pieces;
 	/* New mappings, which lack advice, are within [from, to). */
 	uint64_t new_from, new_to;
 	uint64_t block;
 	uint8_t resident[BLOCK_PAGES]; /* from the block's first page */
 };
-
-static void merge_wake(struct merge *m)
-{
-	if (m->wake_pieces == 0)
-		return;
-	range_wake(&m->env, m->wake_from, m->wake_to - m->wake_from);
-	freeze_clock_note(&m->clock, m->wake_since);
-	m->wake_pieces = 0;
-	m->wake_pages = 0;
-}
-
-/* Waiters of a piece that is mapped are woken with the next ones', within the freeze's bound. */
-static void merge_wake_later(struct merge *m, uint64_t addr, uint32_t n_pages, uint64_t since)
-{
-	if (m->wake_pieces == 0) {
-		m->wake_from = addr;
-		m->wake_since = since;
-	}
-	m->wake_to = addr + pages_bytes(n_pages);
-	m->wake_pieces++;
-	m->wake_pages += n_pages;
-	if (m->wake_pieces >= FREEZE_PIECES || m->wake_pages >= FREEZE_PAGES ||
-	    cycles_now() - m->wake_since > FREEZE_CYCLES)
-		merge_wake(m);
-}
 
 static void merge_note_new(struct merge *m, uint64_t addr, uint64_t bytes)
 {
@@ -191,12 +160,11 @@ static int piece_merge(struct merge *m, uint64_t addr, uint32_t n_pages, uint32_
 	if (equal < moved)
 		pages_give_back(e, addr + pages_bytes(equal), scratch + pages_bytes(equal),
 				moved - equal);
-	if (mapped < n_pages) {
+	if (mapped < n_pages)
 		range_thaw(e, addr + pages_bytes(mapped), pages_bytes(n_pages - mapped));
-		freeze_clock_note(&m->clock, since);
-	}
 	if (mapped > 0)
-		merge_wake_later(m, addr, mapped, since);
+		range_wake(e, addr, pages_bytes(mapped));
+	freeze_clock_note(&m->clock, since);
 	*ret_merged = equal;
 	return r;
 }
@@ -294,7 +262,6 @@ static void merge_block(struct merge *m, struct ring_merge *block, struct ring_r
 		if (error == 0)
 			run_merge(m, &runs[i]);
 	}
-	merge_wake(m);
 	merge_finish(m, block);
 	/* Everything in scratch is a copy by now. */
 	(void)sys_madvise(m->env.scratch, RING_BLOCK_BYTES, MADV_DONTNEED);
@@ -415,8 +382,6 @@ int64_t transaction_run(struct ring_agent *a, enum ring_op op, void *payload, ui
 	uint32_t done;
 	int r;
 
-	m.wake_pieces = 0;
-	m.wake_pages = 0;
 	r = env_prepare(a, op, &m.env);
 	for (done = 0; r == 0 && done < n_blocks; done++) {
 		struct ring_merge *b = (struct ring_merge *)at;

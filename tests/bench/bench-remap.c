@@ -1,26 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * bench-remap [MIB [SECONDS]]: what merging costs the agent, and the guest.
+ * bench-remap [MIB [SECONDS [LENGTH]]]: what merging costs the agent, and the guest.
  *
  * A guest of MIB (default 256) in this process, DONTFORK and MERGEABLE as QEMU's memory is,
- * tracked; its pages equal slots of a store. For runs of different lengths all of it is merged
+ * tracked; its pages equal slots of a store. For runs of different lengths (or of LENGTH) all of it is merged
  * (runs with one page left out in between) and given back, for SECONDS (default 5) each, while
  * a guest thread reads pages at random and times each access.
  *
  *   cpu    thread CPU time of the transactions for each page, scratch and advice included
  *   maps   mappings the guest gained for each page
  *   freeze how long pages were frozen: the agent's own figure, the longest of each block
- *   wait   how long accesses of the guest thread took, of those that took more than 2 us
+ *   and how long accesses of the guest thread took, of those that took 2 us or more (waits.h)
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include "common/parse.h"
 #include "common/util.h"
+#include "tests/bench/waits.h"
 #include "tests/integration/remap-fixture.h"
 
 #define ADVICE	(RING_ADVICE_DONTFORK | RING_ADVICE_MERGEABLE)
@@ -74,18 +75,18 @@ static void histogram_print(const char *name, const struct histogram *h)
 
 static void *toucher_main(void *arg)
 {
-	struct histogram *h = arg;
+	struct waits *w = arg;
 	uint64_t x = 42;
 
+	(void)prctl(PR_SET_NAME, "guest");
+	waits_reset(w);
 	while (!atomic_load_explicit(&stop, memory_order_relaxed)) {
-		uint64_t start, took;
+		uint64_t start;
 
 		x = x * 6364136223846793005U + 1442695040888963407U;
-		start = nsec_of(CLOCK_MONOTONIC);
+		start = waits_now();
 		(void)*(volatile char *)(guest + (x >> 33) % n_pages * PAGE_BYTES);
-		took = nsec_of(CLOCK_MONOTONIC) - start;
-		if (took > 2000)
-			histogram_add(h, took);
+		waits_note(w, waits_now() - start);
 	}
 	return NULL;
 }
@@ -177,16 +178,16 @@ static void give_back(struct histogram *freeze, uint64_t *pages, uint64_t *cpu_n
 
 static void measure(uint32_t length, uint64_t seconds)
 {
-	static struct histogram freeze, back, wait;
+	static struct histogram freeze, back;
+	static struct waits waits;
 	uint64_t pages = 0, cpu = 0, back_pages = 0, back_cpu = 0, maps = 0, passes = 0;
 	uint64_t deadline = now_usec() + seconds * USEC_PER_SEC;
 	pthread_t toucher;
 
 	memset(&freeze, 0, sizeof(freeze));
 	memset(&back, 0, sizeof(back));
-	memset(&wait, 0, sizeof(wait));
 	atomic_store(&stop, false);
-	if (pthread_create(&toucher, NULL, toucher_main, &wait) != 0)
+	if (pthread_create(&toucher, NULL, toucher_main, &waits) != 0)
 		exit(1);
 	do {
 		pass(length, &freeze, &pages, &cpu, &maps);
@@ -203,20 +204,19 @@ static void measure(uint32_t length, uint64_t seconds)
 		     pages);
 	histogram_print("freeze", &freeze);
 	histogram_print("reclaim", &back);
-	histogram_print("wait", &wait);
-	(void)fflush(stdout);
+	waits_print(&waits);
 }
 
 int main(int argc, char **argv)
 {
 	static const uint32_t lengths[] = {1, 2, 4, 16, 64, 511};
-	struct sched_param rt = {.sched_priority = 1};
-	uint64_t mib = 256, seconds = 5;
+	uint64_t mib = 256, seconds = 5, length = 0;
 	int r;
 
 	if ((argc > 1 && parse_u64(argv[1], 2, 1 << 20, &mib) < 0) ||
-	    (argc > 2 && parse_u64(argv[2], 1, 3600, &seconds) < 0) || argc > 3) {
-		(void)fprintf(stderr, "usage: bench-remap [MIB [SECONDS]]\n");
+	    (argc > 2 && parse_u64(argv[2], 1, 3600, &seconds) < 0) ||
+	    (argc > 3 && parse_u64(argv[3], 1, HUGE_PAGES - 1, &length) < 0) || argc > 4) {
+		(void)fprintf(stderr, "usage: bench-remap [MIB [SECONDS [LENGTH]]]\n");
 		return 2;
 	}
 	n_pages = ALIGN_DOWN(MIB(mib) / PAGE_BYTES, HUGE_PAGES);
@@ -226,9 +226,9 @@ int main(int argc, char **argv)
 		return 77;
 	}
 	guest_make();
-	if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &rt) < 0)
-		(void)fprintf(stderr, "no real-time priority: %s\n", strerror(errno));
-	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(lengths) && length == 0; i++)
 		measure(lengths[i], seconds);
+	if (length > 0)
+		measure((uint32_t)length, seconds);
 	return 0;
 }

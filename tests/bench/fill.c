@@ -2,11 +2,14 @@
 /*
  * Fills a guest's RAM from outside with a known mixture:
  *
- *   fill PID START PAGES SEED DUPLICATES RUN
+ *   fill PID START PAGES SEED DUPLICATES RUN [ROUND UNIT]
  *
  * DUPLICATES per cent of the pages hold content that depends on the page's number only (equal
  * in all guests filled so), in runs of RUN pages; the others are unique to SEED. With RUN 1 the
  * duplicates are isolated: no two are neighbours up to 50 %.
+ *
+ * With ROUND (1, 2, ...) half of the pages get new content, others the same in each round: UNIT
+ * neighbouring pages together. What was a duplicate is one again.
  */
 #include <inttypes.h>
 #include <sys/uio.h>
@@ -34,35 +37,64 @@ static void fill_page(uint64_t *page, uint64_t seed, uint64_t number)
 		page[i] = x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
 }
 
-int main(int argc, char **argv)
+struct mixture {
+	uint64_t seed, percent, run, round, unit;
+};
+
+static bool is_chosen(const struct mixture *m, uint64_t page)
+{
+	return m->round == 0 || mix(m->round << 40 ^ page / m->unit) & 1;
+}
+
+/* The duplicates are spread evenly: cluster k is one when k * percent / 100 steps. */
+static void mixture_page(const struct mixture *m, uint64_t page, uint64_t *to)
+{
+	uint64_t cluster = page / m->run;
+	bool duplicate = (cluster + 1) * m->percent / 100 != cluster * m->percent / 100;
+
+	fill_page(to, (duplicate ? 0 : m->seed) ^ m->round << 32, page);
+}
+
+/* Writes the chosen ones of n pages from page at on; 0 or -errno. */
+static int fill_some(const struct mixture *m, pid_t pid, uint64_t start, uint64_t at, uint64_t n)
 {
 	static uint64_t buf[CHUNK_PAGES * PAGE_BYTES / sizeof(uint64_t)];
-	uint64_t pid, start, n_pages, seed, percent, run;
+	struct iovec remote[CHUNK_PAGES], local = { buf, 0 };
+	size_t n_remote = 0;
+
+	for (uint64_t page = at; page < at + n; page++) {
+		if (!is_chosen(m, page))
+			continue;
+		mixture_page(m, page, buf + local.iov_len / sizeof(uint64_t));
+		local.iov_len += PAGE_BYTES;
+		remote[n_remote++] = (struct iovec){ (void *)(start + page * PAGE_BYTES), PAGE_BYTES };
+	}
+	if (process_vm_writev(pid, &local, 1, remote, n_remote, 0) != (ssize_t)local.iov_len)
+		return -errno;
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct mixture m = { .unit = 1 };
+	uint64_t pid, start, n_pages;
 	size_t used;
 
-	if (argc != 7 || parse_u64(argv[1], 1, INT32_MAX, &pid) < 0 ||
+	if ((argc != 7 && argc != 9) || parse_u64(argv[1], 1, INT32_MAX, &pid) < 0 ||
 	    parse_u64_prefix(argv[2], strlen(argv[2]), 16, &start, &used) < 0 ||
 	    parse_u64(argv[3], 1, UINT32_MAX, &n_pages) < 0 ||
-	    parse_u64(argv[4], 1, UINT32_MAX, &seed) < 0 || parse_u64(argv[5], 0, 100, &percent) < 0 ||
-	    parse_u64(argv[6], 1, 4096, &run) < 0) {
-		(void)fprintf(stderr, "usage: fill PID START(hex) PAGES SEED DUPLICATES%% RUN\n");
+	    parse_u64(argv[4], 1, UINT32_MAX, &m.seed) < 0 ||
+	    parse_u64(argv[5], 0, 100, &m.percent) < 0 || parse_u64(argv[6], 1, 4096, &m.run) < 0 ||
+	    (argc == 9 && (parse_u64(argv[7], 1, 100000, &m.round) < 0 ||
+			   parse_u64(argv[8], 1, 4096, &m.unit) < 0))) {
+		(void)fprintf(stderr, "usage: fill PID START(hex) PAGES SEED DUPLICATES%% RUN [ROUND UNIT]\n");
 		return EXIT_FAILURE;
 	}
 	for (uint64_t at = 0; at < n_pages; at += CHUNK_PAGES) {
-		uint64_t n = MIN(n_pages - at, (uint64_t)CHUNK_PAGES);
-		struct iovec local = { buf, n * PAGE_BYTES }, remote = { (void *)(start + at * PAGE_BYTES),
-									 n * PAGE_BYTES };
+		int r = fill_some(&m, (pid_t)pid, start, at, MIN(n_pages - at, (uint64_t)CHUNK_PAGES));
 
-		for (uint64_t i = 0; i < n; i++) {
-			uint64_t page = at + i, cluster = page / run;
-			/* Evenly spread: cluster k is a duplicate when k * percent / 100 steps. */
-			bool duplicate = (cluster + 1) * percent / 100 != cluster * percent / 100;
-
-			fill_page(buf + i * PAGE_BYTES / sizeof(uint64_t), duplicate ? 0 : seed, page);
-		}
-		if (process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0) !=
-		    (ssize_t)(n * PAGE_BYTES)) {
-			perror("process_vm_writev");
+		if (r < 0) {
+			(void)fprintf(stderr, "process_vm_writev: %s\n", strerror(-r));
 			return EXIT_FAILURE;
 		}
 	}

@@ -163,10 +163,10 @@ class Daemon(Client):
         return self._process.poll() is None
 
     def cpu_seconds(self):
-        """User and system time that it used so far."""
+        """User and system time that it and helpers that have ended used so far."""
         with open("/proc/%d/stat" % self.pid, encoding="ascii") as file:
             fields = file.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def signal(self, signum):
         self._process.send_signal(signum)
