@@ -36,6 +36,8 @@ struct domain {
 	uint64_t candidates; /* pages in state CANDIDATE */
 	uint64_t offered;    /* pages that became CANDIDATE or ZEROS, ever */
 	uint64_t offered_last_round; /* the same when the last round of the engine began */
+	uint64_t last_round_usec;    /* when it ended */
+	unsigned round_backoff;	     /* rounds in a row that gained next to nothing, bounded */
 	bool round_running;
 	/* A guest left that could not give everything back: it may map any slot, so none is freed. */
 	bool store_lost;

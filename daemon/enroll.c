@@ -473,6 +473,8 @@ int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, vo
 	m->gone = true;
 	if (!m->busy)
 		enroll_finish_leaving(mgr, m);
+	else if (mgr->merge_ksm)
+		merge_ksm_cut(mgr->merge_ksm, m);
 	return 0;
 }
 

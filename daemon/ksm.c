@@ -329,6 +329,31 @@ int ksm_process_is_mergeable(int proc_pid_fd)
 	return smaps_has_mergeable(proc_pid_fd);
 }
 
+int ksm_check_foreign(bool (*ours)(pid_t pid, void *userdata), void *userdata, char *ret_reason, size_t size)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *e;
+	int r = 0;
+
+	while (d && r == 0 && (e = readdir(d))) {
+		_cleanup_close_ int fd = -1;
+		uint32_t pid;
+
+		if (parse_u32(e->d_name, 1, INT32_MAX, &pid) < 0 || ours((pid_t)pid, userdata))
+			continue;
+		fd = openat(dirfd(d), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0 || ksm_process_is_mergeable(fd) != 1)
+			continue;
+		(void)snprintf(ret_reason, size,
+			       "process %u outside the domain has mergeable memory, which ksmd would merge "
+			       "with it: enroll it, or set AllowForeign=yes in [Ksm]", pid);
+		r = -EPERM;
+	}
+	if (d)
+		(void)closedir(d);
+	return r;
+}
+
 int ksm_process_counts(int proc_pid_fd, uint64_t *ret_merging_pages, uint64_t *ret_rmap_items)
 {
 	struct ksm_stat s;

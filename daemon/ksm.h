@@ -56,6 +56,9 @@ uint64_t ksm_cpu_nsec(const struct ksm *k);
  * have the mg flag). 1 yes, 0 no, -errno.
  */
 int ksm_process_is_mergeable(int proc_pid_fd);
+/* KSM has one tree: mergeable memory of other processes than ours would be merged with it. -EPERM and
+ * the reason, with the remedy, when there is any. */
+int ksm_check_foreign(bool (*ours)(pid_t pid, void *userdata), void *userdata, char *ret_reason, size_t size);
 /* Pages of this process that KSM merged (ksm_merging_pages of ksm_stat) and its metadata
  * entries (ksm_rmap_items, 64 bytes each). */
 int ksm_process_counts(int proc_pid_fd, uint64_t *ret_merging_pages, uint64_t *ret_rmap_items);

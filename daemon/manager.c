@@ -21,6 +21,8 @@
 #define ROUND_MAX_USEC	  (60 * USEC_PER_SEC)
 /* Fewer new candidates than this wait for more: a round costs ksmd a walk of all marks. */
 #define ROUND_MIN_PAGES	  16U
+/* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
+#define ROUND_BACKOFF_MAX 6U
 /* How often a domain's store is tidied. */
 #define TIDY_USEC	  (30 * USEC_PER_SEC)
 #define PRESSURE_LOOK_USEC (5 * USEC_PER_SEC)
@@ -410,8 +412,13 @@ static void round_done(struct domain *d, int r, void *userdata)
 		return;
 	d->round_running = false;
 	merge_ksm_stats(mgr->merge_ksm, &s);
+	d->last_round_usec = now_usec();
 	if (s.incomplete)
 		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
+	if (s.incomplete || s.gained_pages >= ROUND_MIN_PAGES)
+		d->round_backoff = 0;
+	else
+		d->round_backoff = MIN(d->round_backoff + 1, ROUND_BACKOFF_MAX);
 	if (r < 0)
 		log_warning("merging in domain %s failed (%s): trying again with the next pass", d->name,
 			    strerror(-r));
@@ -465,10 +472,18 @@ static bool domain_has_ksm_alone(const struct manager *mgr, const struct domain 
 	return true;
 }
 
-static bool domain_wants_round(const struct manager *mgr, const struct domain *d)
+/* Candidates that ksmd cannot merge (their frames are in use for I/O, say) come again and again:
+ * rounds for them alone become rare. */
+static bool domain_wants_round(const struct manager *mgr, const struct domain *d, uint64_t now)
 {
-	return mgr->merge_ksm && !d->round_running && d->engine == POLICY_ENGINE_KSM &&
-	       d->offered - d->offered_last_round >= ROUND_MIN_PAGES && domain_has_ksm_alone(mgr, d);
+	uint64_t new = d->offered - d->offered_last_round;
+
+	if (!mgr->merge_ksm || d->round_running || d->engine != POLICY_ENGINE_KSM || new < ROUND_MIN_PAGES)
+		return false;
+	if (new < (uint64_t)ROUND_MIN_PAGES << d->round_backoff &&
+	    now - d->last_round_usec < mgr->pass_env.interval_usec << d->round_backoff)
+		return false;
+	return domain_has_ksm_alone(mgr, d);
 }
 
 /* Why no round can start, said once: it is tried again with each pass, because what is in the way
@@ -551,7 +566,7 @@ void manager_schedule(struct manager *mgr)
 		return;
 	}
 	for (struct domain *d = mgr->domains; d; d = d->next) {
-		if (domain_wants_round(mgr, d) && domain_is_quiet(mgr, d, now))
+		if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
 			start_round(mgr, d);
 		else if (d->store && !d->round_running && d->next_tidy_usec <= now &&
 			 domain_is_quiet(mgr, d, now))

@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "daemon/merge-ksm.h"
-
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/mman.h>
+#include "daemon/merge-ksm-private.h"
 
 #include "common/fault.h"
 #include "common/log.h"
-#include "common/parse.h"
 #include "common/util.h"
 
 /* How often a running ksmd is looked at; also how far it can overrun its budget. */
 #define POLL_USEC (20 * USEC_PER_MSEC)
+/* How long ksmd sleeps between two batches while the budget is used up: a change of this setting
+ * wakes it, so that it goes on as soon as it may. */
+#define PAUSE_MSEC 60000U
 /* Full scans to wait for after the last one that merged something: a page's first scan only
- * takes its checksum, so two must pass without progress before nothing more can come. */
+ * takes its checksum, so two must pass without progress before nothing more can come. The first
+ * that ends in a round began before it, and may have missed most of what is marked. */
 #define IDLE_SCANS 2U
 /* Passes that a page waits which ksmd did not merge. */
 #define NOT_MERGED_WAIT 4U
@@ -42,9 +41,14 @@ struct merge_ksm {
 	size_t n_running;
 	int error;
 	sd_event_source *timer;
+	struct ksm_switch {
+		struct work work; /* must be first */
+		struct merge_ksm *mk;
+		int error;
+	} turn; /* starts or stops ksmd */
 	uint64_t started_usec, ksmd_nsec;
 	uint64_t full_scans, merged, progress_scan;
-	bool paused, converged;
+	bool paused, converged, cut, progress;
 	struct merge_ksm_stats stats;
 };
 
@@ -72,7 +76,9 @@ const char *merge_ksm_phase_to_string(enum merge_ksm_phase p)
 	static const char *const names[] = {
 		[MERGE_KSM_IDLE] = "idle",
 		[MERGE_KSM_MARK] = "marking",
+		[MERGE_KSM_START] = "starting ksmd",
 		[MERGE_KSM_RUN] = "merging",
+		[MERGE_KSM_STOP] = "stopping ksmd",
 		[MERGE_KSM_VERIFY] = "verifying",
 	};
 
@@ -113,7 +119,7 @@ void merge_ksm_free(struct merge_ksm *mk)
 {
 	if (!mk)
 		return;
-	if (mk->stats.phase == MERGE_KSM_RUN)
+	if (mk->stats.phase == MERGE_KSM_START || mk->stats.phase == MERGE_KSM_RUN)
 		(void)ksm_stop(mk->ksm);
 	(void)sd_event_source_unref(mk->timer);
 	for (size_t i = 0; i < mk->n_members; i++) {
@@ -182,127 +188,6 @@ static bool job_done(struct ksm_job *job)
 
 /* --- MARK --------------------------------------------------------------------- */
 
-/* Asked page by page in order: huge pages are counted when their first page comes. */
-struct want {
-	const struct ledger *ledger;
-	struct ledger_block *block;
-	const uint8_t *states;
-	struct member *m;
-	uint64_t huge;	/* the huge page that the answer below is for */
-	bool huge_wanted;
-	uint64_t kept_pages;
-};
-
-static bool state_wanted(uint8_t byte)
-{
-	enum page_state s = LEDGER_STATE_OF(byte);
-
-	return s >= PAGE_STATE_ZEROS && s <= PAGE_STATE_SHARED;
-}
-_Static_assert(PAGE_STATE_ZEROS < PAGE_STATE_CANDIDATE && PAGE_STATE_CANDIDATE < PAGE_STATE_SHARED,
-	       "the three states that engines serve are the last ones");
-
-/* Would enough pages of this huge page be freed to be worth splitting it? */
-static bool huge_worth_it(struct want *w, page_id page)
-{
-	uint64_t huge = ledger_hva(w->block, page).addr / HUGE_BYTES;
-	uint64_t start = w->block->start.addr >> PAGE_SHIFT;
-	uint64_t from = huge * HUGE_PAGES, to = from + HUGE_PAGES;
-	unsigned n = 0;
-
-	if (huge == w->huge)
-		return w->huge_wanted;
-	from = from > start ? from - start : 0;
-	to = MIN(to - start, (uint64_t)w->block->n_pages);
-	for (uint64_t i = from; i < to; i++)
-		n += state_wanted(w->states[i]);
-	w->huge = huge;
-	w->huge_wanted = w->m->policy.thp == THP_SPLIT && n >= w->m->policy.thp_split;
-	if (!w->huge_wanted)
-		w->kept_pages += n;
-	return w->huge_wanted;
-}
-
-static bool page_wanted(uint32_t i, void *userdata)
-{
-	struct want *w = userdata;
-	page_id page = PAGE_ID(w->block->first.n + i);
-
-	if (!state_wanted(w->states[i]))
-		return false;
-	return !ledger_is_huge(w->block, page) || huge_worth_it(w, page);
-}
-
-static void add_advice(struct ksm_job *job, const struct ledger_block *b, uint32_t first, uint32_t end,
-		       int advice)
-{
-	if (first < end)
-		job->advice[job->n_advice++] = (struct ring_advise){
-			.addr = hva_add_pages(b->start, first).addr,
-			.bytes = (end - first) * PAGE_BYTES,
-			.advice = advice,
-		};
-}
-
-/* Advice that turns the old marks of a block into the new ones. */
-static void advise_difference(struct ksm_job *job, const struct ledger_block *b,
-			      const struct marks *old, const struct mark *new, size_t n_new)
-{
-	size_t k = 0;
-
-	for (size_t i = 0; i < old->n; i++) {
-		uint32_t at = old->v[i].first, end = at + old->v[i].n_pages;
-
-		while (k < n_new && new[k].first + new[k].n_pages <= at)
-			k++;
-		for (size_t j = k; j < n_new && new[j].first < end; j++) {
-			add_advice(job, b, at, new[j].first, MADV_UNMERGEABLE);
-			at = MAX(at, new[j].first + new[j].n_pages);
-		}
-		add_advice(job, b, at, end, MADV_UNMERGEABLE);
-	}
-	for (size_t j = 0; j < n_new; j++)
-		add_advice(job, b, new[j].first, new[j].first + new[j].n_pages, MADV_MERGEABLE);
-}
-
-static int plan_member(struct ksm_job *job)
-{
-	struct member *m = job->m;
-	size_t max_ranges = MAX(m->policy.max_maps / MAX(m->n_blocks, (size_t)1), (size_t)1);
-	_cleanup_free_ struct mark *new = calloc(max_ranges, sizeof(*new));
-	size_t n_old = 0;
-
-	for (size_t i = 0; i < m->n_blocks; i++)
-		n_old += m->marks[i].n;
-	/* Each range of either plan gives at most two pieces of advice, one in between. */
-	job->advice = calloc(2 * (n_old + max_ranges * m->n_blocks) + 1, sizeof(*job->advice));
-	if (!new || !job->advice)
-		return -ENOMEM;
-	m->counts.kept_huge_pages = 0;
-	for (size_t i = 0; i < m->n_blocks; i++) {
-		struct want w = {
-			.ledger = job->mk->ledger,
-			.block = m->blocks[i],
-			.states = ledger_states(job->mk->ledger, m->blocks[i]),
-			.m = m,
-			.huge = UINT64_MAX,
-		};
-		size_t n = marks_plan(w.block->n_pages, page_wanted, &w, max_ranges, new);
-		struct mark *kept = n ? malloc(n * sizeof(*kept)) : NULL;
-
-		if (n && !kept)
-			return -ENOMEM;
-		if (n)
-			memcpy(kept, new, n * sizeof(*kept));
-		advise_difference(job, m->blocks[i], &m->marks[i], new, n);
-		free(m->marks[i].v);
-		m->marks[i] = (struct marks){ kept, n };
-		/* Counted once in each of the plan's two walks. */
-		m->counts.kept_huge_pages += w.kept_pages / 2;
-	}
-	return 0;
-}
-
 static void mark_run(struct work *w)
 {
 	struct ksm_job *job = (struct ksm_job *)w;
@@ -342,29 +227,81 @@ static uint64_t count_merged(const struct merge_ksm *mk, const struct ksm_counte
 	return sum;
 }
 
+/*
+ * Starting and stopping ksmd is work for a worker: the kernel (run_store() in mm/ksm.c) waits until
+ * ksmd has done the batch that it is at, which at its low priority can take seconds on a host whose
+ * processors are all busy.
+ */
+static void turn(struct merge_ksm *mk, enum merge_ksm_phase phase, void (*run)(struct work *w),
+		 void (*done)(struct work *w))
+{
+	mk->stats.phase = phase;
+	mk->turn = (struct ksm_switch){ .work = { .run = run, .done = done }, .mk = mk };
+	if (work_submit(mk->pool, &mk->turn.work) < 0) {
+		run(&mk->turn.work);
+		done(&mk->turn.work);
+	}
+}
+
+static void stop_run(struct work *w)
+{
+	struct ksm_switch *t = (struct ksm_switch *)w;
+
+	t->error = ksm_stop(t->mk->ksm);
+	FAULT_POINT("ksm-stopped");
+}
+
+static void stop_done(struct work *w)
+{
+	start_verify(((struct ksm_switch *)w)->mk);
+}
+
+static void start_run(struct work *w)
+{
+	struct ksm_switch *t = (struct ksm_switch *)w;
+
+	t->error = ksm_start(t->mk->ksm, t->mk->config.pages_to_scan, t->mk->config.sleep_msec);
+	FAULT_POINT("ksm-running");
+}
+
+static void start_failed(struct work *w)
+{
+	struct ksm_switch *t = (struct ksm_switch *)w;
+
+	finish_round(t->mk, t->mk->error);
+}
+
+static void start_done(struct work *w)
+{
+	struct ksm_switch *t = (struct ksm_switch *)w;
+	struct merge_ksm *mk = t->mk;
+
+	mk->stats.phase = MERGE_KSM_RUN;
+	mk->error = t->error;
+	if (mk->error >= 0)
+		mk->error = arm_poll(mk);
+	if (mk->error < 0)
+		turn(mk, MERGE_KSM_STOP, stop_run, start_failed);
+}
+
 static void start_ksmd(struct merge_ksm *mk)
 {
 	struct ksm_counters c;
 	int r = ksm_read_counters(mk->ksm, &c);
 
-	mk->stats.phase = MERGE_KSM_RUN;
+	if (r < 0) {
+		finish_round(mk, r);
+		return;
+	}
 	mk->started_usec = now_usec();
 	mk->ksmd_nsec = ksm_cpu_nsec(mk->ksm);
 	mk->paused = false;
 	mk->converged = false;
-	if (r >= 0) {
-		mk->full_scans = c.full_scans;
-		mk->progress_scan = c.full_scans;
-		mk->merged = count_merged(mk, &c);
-		r = ksm_start(mk->ksm, mk->config.pages_to_scan, mk->config.sleep_msec);
-	}
-	FAULT_POINT("ksm-running");
-	if (r >= 0)
-		r = arm_poll(mk);
-	if (r < 0) {
-		(void)ksm_stop(mk->ksm);
-		finish_round(mk, r);
-	}
+	mk->progress = false;
+	mk->full_scans = c.full_scans;
+	mk->progress_scan = c.full_scans;
+	mk->merged = count_merged(mk, &c);
+	turn(mk, MERGE_KSM_START, start_run, start_done);
 }
 
 static void mark_done(struct work *w)
@@ -380,13 +317,16 @@ static void mark_done(struct work *w)
 			mk->stats.ranges += mk->members[i]->marks[b].n;
 	if (mk->error < 0)
 		finish_round(mk, mk->error);
+	else if (mk->cut)
+		start_verify(mk);
 	else
 		start_ksmd(mk);
 }
 
 /* --- RUN ---------------------------------------------------------------------- */
 
-/* ksmd's time counts against the budget; when that is used up ksmd stops until it is not. */
+/* ksmd's time counts against the budget; when that is used up ksmd sleeps until it is not. Unlike
+ * starting and stopping, setting its pace waits for nothing. */
 static void hold_to_budget(struct merge_ksm *mk)
 {
 	uint64_t nsec = ksm_cpu_nsec(mk->ksm), now = now_usec();
@@ -398,11 +338,8 @@ static void hold_to_budget(struct merge_ksm *mk)
 	pause = budget_wait_usec(mk->cpu, now) > 0;
 	if (pause == mk->paused)
 		return;
-	if (pause)
-		(void)ksm_stop(mk->ksm);
-	else
-		(void)ksm_start(mk->ksm, mk->config.pages_to_scan, mk->config.sleep_msec);
-	mk->paused = pause;
+	if (ksm_set_pace(mk->ksm, mk->config.pages_to_scan, pause ? PAUSE_MSEC : mk->config.sleep_msec) >= 0)
+		mk->paused = pause;
 }
 
 /* True when a full scan brought nothing new for as long as it takes to be sure. */
@@ -414,11 +351,13 @@ static bool is_converged(struct merge_ksm *mk, const struct ksm_counters *c)
 		return false;
 	merged = count_merged(mk, c);
 	/* A scan that merged less than a thousandth more is not worth another. */
-	if (merged > mk->merged + mk->merged / 1000)
+	if (merged > mk->merged + mk->merged / 1000) {
 		mk->progress_scan = c->full_scans;
+		mk->progress = true;
+	}
 	mk->full_scans = c->full_scans;
 	mk->merged = merged;
-	return c->full_scans - mk->progress_scan >= IDLE_SCANS;
+	return c->full_scans - mk->progress_scan >= IDLE_SCANS + !mk->progress;
 }
 
 static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
@@ -430,14 +369,12 @@ static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *us
 	hold_to_budget(mk);
 	for (size_t i = 0; i < mk->n_members; i++)
 		all_gone = all_gone && mk->members[i]->gone;
-	over = all_gone || ksm_read_counters(mk->ksm, &c) < 0 ||
+	over = all_gone || mk->cut || ksm_read_counters(mk->ksm, &c) < 0 ||
 	       now_usec() - mk->started_usec > mk->config.round_max_usec;
 	mk->converged = !over && is_converged(mk, &c);
 	if (!over && !mk->converged && arm_poll(mk) >= 0)
 		return 0;
-	(void)ksm_stop(mk->ksm);
-	FAULT_POINT("ksm-stopped");
-	start_verify(mk);
+	turn(mk, MERGE_KSM_STOP, stop_run, stop_done);
 	return 0;
 }
 
@@ -531,7 +468,7 @@ static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
 			else if ((!(run->bits & PAGE_PRESENT) || run->bits & PAGE_ZERO) &&
 				 s != PAGE_STATE_HOLE)
 				domain_forget_absent(m->domain, b, page);
-			else if (!state_wanted((uint8_t)s) && run->bits & PAGE_WRITTEN)
+			else if (!merge_ksm_wants(s) && run->bits & PAGE_WRITTEN)
 				domain_forget_young(m->domain, b, page, NOT_MERGED_WAIT);
 		}
 	}
@@ -551,8 +488,10 @@ static void apply_alone(struct merge_ksm *mk, struct ledger_block *b, page_id pa
 
 	if (s == PAGE_STATE_SHARED)
 		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
-	else if (mk->converged && (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS))
+	else if (mk->converged && (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS)) {
+		mk->stats.missed_pages++;
 		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
+	}
 }
 
 static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id page)
@@ -560,6 +499,7 @@ static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id p
 	enum page_state s = ledger_state(mk->ledger, page);
 
 	b->member->shared_pages++;
+	mk->stats.gained_pages += s != PAGE_STATE_SHARED;
 	if (s == PAGE_STATE_CANDIDATE)
 		domain_merged(b->member->domain, b, page, RECORD_ID(ledger_word(mk->ledger, page)));
 	else if (s != PAGE_STATE_SHARED)
@@ -571,6 +511,8 @@ static void apply_frames(struct merge_ksm *mk, struct verified *v, size_t n)
 	qsort(v, n, sizeof(*v), compare_pfns);
 	mk->stats.shared_pages = 0;
 	mk->stats.sharers_pages = 0;
+	mk->stats.gained_pages = 0;
+	mk->stats.missed_pages = 0;
 	for (size_t i = 0, end; i < n; i = end) {
 		for (end = i + 1; end < n && v[end].pfn == v[i].pfn; end++)
 			;
@@ -621,6 +563,12 @@ static void verify_done(struct work *w)
 	apply_frames(mk, all, n);
 	mk->stats.incomplete = !mk->converged;
 	mk->stats.rounds++;
+	log_debug("domain %s: a round of %llu s%s: %llu pages merged, %llu not", mk->domain->name,
+		  (unsigned long long)((now_usec() - mk->started_usec) / USEC_PER_SEC),
+		  mk->cut	    ? ", cut short"
+		  : mk->converged ? ""
+				  : ", out of time",
+		  (unsigned long long)mk->stats.gained_pages, (unsigned long long)mk->stats.missed_pages);
 	finish_round(mk, mk->error);
 }
 
@@ -632,38 +580,14 @@ static void start_verify(struct merge_ksm *mk)
 
 /* --- a round -------------------------------------------------------------------- */
 
-static bool is_member(const struct merge_ksm *mk, pid_t pid)
+static bool is_member(pid_t pid, void *userdata)
 {
+	const struct merge_ksm *mk = userdata;
+
 	for (size_t i = 0; i < mk->n_members; i++)
 		if (mk->members[i]->process->pid == pid)
 			return true;
 	return false;
-}
-
-/* KSM would merge their pages with ours: one tree for the whole host. */
-static int check_foreign(struct merge_ksm *mk)
-{
-	DIR *d = opendir("/proc");
-	struct dirent *e;
-	int r = 0;
-
-	while (d && r == 0 && (e = readdir(d))) {
-		_cleanup_close_ int fd = -1;
-		uint32_t pid;
-
-		if (parse_u32(e->d_name, 1, INT32_MAX, &pid) < 0 || is_member(mk, (pid_t)pid))
-			continue;
-		fd = openat(dirfd(d), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (fd < 0 || ksm_process_is_mergeable(fd) != 1)
-			continue;
-		(void)snprintf(mk->stats.refusal, sizeof(mk->stats.refusal),
-			       "process %u outside the domain has mergeable memory, which ksmd would merge "
-			       "with it: enroll it, or set AllowForeign=yes in [Ksm]", pid);
-		r = -EPERM;
-	}
-	if (d)
-		(void)closedir(d);
-	return r;
 }
 
 static int prepare_round(struct merge_ksm *mk, struct member *const *members, size_t n_members)
@@ -682,6 +606,13 @@ static int prepare_round(struct merge_ksm *mk, struct member *const *members, si
 	return 0;
 }
 
+void merge_ksm_cut(struct merge_ksm *mk, const struct member *m)
+{
+	for (size_t i = 0; i < mk->n_members; i++)
+		if (mk->members[i] == m)
+			mk->cut = true;
+}
+
 int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
 		    size_t n_members, bool candidates, merge_ksm_done_fn *done, void *userdata)
 {
@@ -694,9 +625,10 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	if (r >= 0 && candidates)
 		r = ksm_check_free(mk->ksm, mk->stats.refusal, sizeof(mk->stats.refusal));
 	if (r >= 0 && candidates && !mk->config.allow_foreign)
-		r = check_foreign(mk);
+		r = ksm_check_foreign(is_member, mk, mk->stats.refusal, sizeof(mk->stats.refusal));
 	for (size_t i = 0; r >= 0 && candidates && i < n_members; i++)
-		r = plan_member(&mk->jobs[i]);
+		r = merge_ksm_plan(mk->ledger, members[i], &mk->jobs[i].advice,
+				   &mk->jobs[i].n_advice);
 	if (r < 0) {
 		for (size_t i = 0; i < mk->n_members; i++)
 			free(mk->jobs[i].advice);
@@ -715,6 +647,7 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	mk->done = done;
 	mk->userdata = userdata;
 	mk->converged = !candidates;
+	mk->cut = false;
 	mk->stats.phase = candidates ? MERGE_KSM_MARK : MERGE_KSM_VERIFY;
 	if (candidates)
 		submit_jobs(mk, mark_run, mark_done);

@@ -6,7 +6,8 @@
  *
  *   MARK    the agents mark the ranges that hold candidates MERGEABLE, and take the mark from
  *           ranges that hold none any more
- *   RUN     ksmd runs, within the CPU budget, until a full scan merges nothing more
+ *   RUN     ksmd runs, within the CPU budget, until a full scan merges nothing more; a worker
+ *           starts and stops it (START, STOP), for the kernel makes both wait for ksmd
  *   VERIFY  ksmd stopped (run=0 keeps what is merged); page frame numbers say which candidates
  *           share a frame now: those become SHARED. The rest wait, as written pages do.
  *
@@ -16,8 +17,8 @@
  *
  * A round changes guests only through madvise. SIGKILL of the daemon during MARK leaves some
  * ranges marked: harmless, ksmd may merge them; the next daemon knows QEMU's own marks from the
- * file that is kept about the guest (kept.h) and takes the others away. During RUN it leaves ksmd running on proven duplicates; the next daemon reads the saved settings and
- * stops it.
+ * file that is kept about the guest (kept.h) and takes the others away. During RUN it leaves ksmd
+ * running on proven duplicates; the next daemon reads the saved settings and stops it.
  *
  * Owned by the loop.
  */
@@ -35,7 +36,9 @@
 enum merge_ksm_phase {
 	MERGE_KSM_IDLE,
 	MERGE_KSM_MARK,
+	MERGE_KSM_START,
 	MERGE_KSM_RUN,
+	MERGE_KSM_STOP,
 	MERGE_KSM_VERIFY,
 	MERGE_KSM_PHASE_MAX,
 };
@@ -54,6 +57,8 @@ struct merge_ksm_stats {
 	uint64_t rounds, ksmd_cpu_nsec;
 	uint64_t shared_pages;	/* distinct frames with at least two sharers of ours */
 	uint64_t sharers_pages; /* guest pages that map them */
+	uint64_t gained_pages;	/* of the last round: pages that it found merged and that were not */
+	uint64_t missed_pages;	/* candidates that it had time for and that ksmd did not merge */
 	uint64_t ranges;	/* marked now */
 	uint64_t rmap_items;	/* KSM's own metadata entries for our guests, 64 bytes each */
 	char refusal[192];	/* why no round can start; "" when one can */
@@ -75,6 +80,9 @@ void merge_ksm_free(struct merge_ksm *mk);
  */
 int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
 		    size_t n_members, bool candidates, merge_ksm_done_fn *done, void *userdata);
+/* A member is to leave: the round that holds it, if one does, skips to VERIFY as soon as it can (one
+ * batch of ksmd's). */
+void merge_ksm_cut(struct merge_ksm *mk, const struct member *m);
 void merge_ksm_stats(const struct merge_ksm *mk, struct merge_ksm_stats *ret);
 
 /*

@@ -220,7 +220,8 @@ static json_t *ksmd(const struct manager *mgr)
 			 run == 1   ? "running"
 			 : run == 2 ? "unmerging"
 				    : "stopped",
-			 "ours", (int)(s.phase == MERGE_KSM_RUN), "shared_pages", INT(c.pages_shared),
+			 "ours",
+			 (int)(s.phase >= MERGE_KSM_START && s.phase <= MERGE_KSM_STOP), "shared_pages", INT(c.pages_shared),
 			 "sharing_pages", INT(c.pages_sharing), "zero_pages", INT(c.zero_pages), "cpu_usec",
 			 INT(s.ksmd_cpu_nsec / NSEC_PER_USEC), "reason", or_null(s.refusal));
 }

@@ -23,6 +23,7 @@
  * Parameters come from the kernel's command line as memshared.KEY=VALUE:
  *
  *   seed=N  mib=N  mix=CLASS:PERCENT,...  run=PAGES  pause=1 (do not begin to check)
+ *   duty=PERCENT (of a processor to use, so that others get on too; default 100)
  *
  * Started as an ordinary process it takes the same words from its arguments and talks on
  * standard input and output: a stand-in for a guest that starts in a millisecond.
@@ -62,6 +63,7 @@ struct verify {
 	int disk_fd;			  /* or -1 */
 	size_t cursor[CONTENT_CLASS_MAX]; /* where the next page of a class to write is sought */
 	unsigned long round, errors, rewrites;
+	unsigned long duty;  /* percent of the time to work */
 	uint64_t worst_usec; /* the longest single check since it was last reported */
 	bool paused;
 };
@@ -351,12 +353,24 @@ static void commands_run(struct verify *v)
 	}
 }
 
+/* Rests for as long as the work since start asks for. */
+static void duty_rest(const struct verify *v, uint64_t start)
+{
+	if (v->duty < 100)
+		usleep((useconds_t)((now_usec() - start) * (100 - v->duty) / v->duty));
+}
+
 static void __attribute__((noreturn)) verify_loop(struct verify *v)
 {
+	uint64_t start = now_usec();
+
 	for (;;) {
 		for (size_t i = 0; i < v->content.n_pages; i++) {
-			if (i % CONSOLE_EVERY == 0)
+			if (i % CONSOLE_EVERY == 0) {
+				duty_rest(v, start);
 				commands_run(v);
+				start = now_usec();
+			}
 			page_check(v, i);
 			if (i % FAST_EVERY == 0)
 				fast_write(v);
@@ -433,6 +447,8 @@ static void option_set(struct verify *v, const char *word)
 		v->content.n_pages = (strtoull(value, NULL, 10) << 20) / CONTENT_PAGE_SIZE;
 	else if (len == 3 && !memcmp(word, "run", len))
 		v->content.run_pages = (uint32_t)strtoul(value, NULL, 10);
+	else if (len == 4 && !memcmp(word, "duty", len))
+		v->duty = strtoul(value, NULL, 10);
 	else if (len == 5 && !memcmp(word, "pause", len))
 		v->paused = value[0] == '1';
 	else if (len == 3 && !memcmp(word, "mix", len) &&
@@ -466,8 +482,8 @@ static void memory_prepare(struct verify *v)
 	size_t bytes = c->n_pages * CONTENT_PAGE_SIZE;
 
 	errno = EINVAL;
-	if (!c->n_pages || !c->run_pages)
-		verify_fail("mib and run must not be zero");
+	if (!c->n_pages || !c->run_pages || !v->duty || v->duty > 100)
+		verify_fail("mib, run and duty must not be zero");
 	v->pages = calloc(c->n_pages, sizeof(*v->pages));
 	v->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (!v->pages || v->memory == MAP_FAILED)
@@ -481,6 +497,7 @@ int main(int argc, char **argv)
 {
 	static struct verify v = {
 		.disk_fd = -1,
+		.duty = 100,
 		.content =
 			{
 				.seed = 1,

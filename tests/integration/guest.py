@@ -155,10 +155,12 @@ class Guest:
 
     pid         of the QEMU process
     monitor     path of a second QMP socket that nobody uses: for memshared
+    duty        percent of a processor that the verifying program takes while it goes round:
+                the guests of a test leave room for the daemon and ksmd
     """
 
     def __init__(self, directory, name, kind="verify", mib=64, memory_mib=None, mix=DEFAULT_MIX,
-                 run=16, seed=None, paused=False, uid=None, sandbox=True, kaslr=True,
+                 run=16, seed=None, paused=False, duty=30, uid=None, sandbox=True, kaslr=True,
                  accel="tcg", machine="pc", append="", arguments=()):
         self.name, self.directory, self.kind = name, directory, kind
         self.memory_mib = memory_mib or mib + 96
@@ -172,7 +174,8 @@ class Guest:
         if kind == "verify":
             seed = sum(map(ord, name)) if seed is None else seed
             words.append("memshared.seed=%d memshared.mib=%d memshared.mix=%s memshared.run=%d "
-                         "memshared.pause=%d" % (seed, mib, mix, run, paused))
+                         "memshared.pause=%d memshared.duty=%d" % (seed, mib, mix, run, paused,
+                                                                   duty))
             if "disk:" in mix:
                 arguments = [*arguments, *self._disk(uid)]
         initrd = os.path.join(directory, "initrd")
