@@ -531,6 +531,14 @@ static void apply_frames(struct merge_ksm *mk, struct verified *v, size_t n)
 	}
 }
 
+/* The kernel's zero page is no frame of the guest's, however many pages map it. */
+static bool has_frame(const struct merge_ksm *mk, page_id page)
+{
+	enum page_state s = ledger_state(mk->ledger, page);
+
+	return s != PAGE_STATE_ABSENT && s != PAGE_STATE_HOLE;
+}
+
 static void verify_done(struct work *w)
 {
 	struct ksm_job *job = (struct ksm_job *)w;
@@ -556,11 +564,12 @@ static void verify_done(struct work *w)
 		if (job->m->gone || job->error < 0)
 			continue;
 		apply_runs(mk, job);
-		memcpy(all + at, job->verified, job->n_verified * sizeof(*all));
-		at += job->n_verified;
+		for (size_t k = 0; k < job->n_verified; k++)
+			if (has_frame(mk, job->verified[k].page))
+				all[at++] = job->verified[k];
 		mk->stats.rmap_items += job->rmap_items;
 	}
-	apply_frames(mk, all, n);
+	apply_frames(mk, all, at);
 	mk->stats.incomplete = !mk->converged;
 	mk->stats.rounds++;
 	log_debug("domain %s: a round of %llu s%s: %llu pages merged, %llu not", mk->domain->name,
