@@ -206,10 +206,21 @@ def boot(kernel, image, timeout):
             raise
 
 
+def show(text, names):
+    """What these programs printed, line by line."""
+    program = None
+    for line in text.split("\n"):
+        begin = re.match(r"@@ begin (\S+)", line)
+        program = begin[1] if begin else program
+        if program in names:
+            tap.note("| " + line)
+
+
 def judge(text):
-    """Notes what passed, failed and skipped; fails when anything failed."""
+    """Notes what passed, failed and skipped; fails when anything failed, and shows all of it."""
     n_passed, n_skipped, failed, said, program = 0, 0, [], "", None
-    for line in text.replace("\r", "").split("\n"):
+    text = text.replace("\r", "")
+    for line in text.split("\n"):
         begin, end = re.match(r"@@ begin (\S+)", line), re.match(r"@@ end (\S+) (\d+)", line)
         result = re.match(r"(not )?ok \d+ (?:- )?(.*)", line)
         if begin:
@@ -221,6 +232,9 @@ def judge(text):
             program = None
         elif program == "memshared":
             tap.note(line)
+        elif program and line.startswith("1..0 # SKIP"):
+            n_skipped += 1
+            tap.note("%s: skipped: %s" % (program, line[12:]))
         elif program and result and "SKIP" in line:
             n_skipped += 1
             tap.note("%s: skipped: %s" % (program, said))
@@ -233,6 +247,7 @@ def judge(text):
         elif line.strip() and not line.startswith(("1..", "# ok", "# not ok")):
             said = line.strip("# ")
     tap.note("%d passed, %d skipped, %d failed" % (n_passed, n_skipped, len(failed)))
+    show(text, {re.match(r"[^ :]+", f)[0] for f in failed})
     assert "@@ done" in text, "the machine did not come to its end:\n" + text[-3000:]
     assert not failed, "\n".join(failed)
     assert n_passed > 20, "hardly anything ran"

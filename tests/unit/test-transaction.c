@@ -50,13 +50,8 @@ static void check_all(void)
 static int setup(void **state _unused_)
 {
 	char *raw;
-	int r = remap_open(&host, SLOTS);
 
-	if (r < 0) {
-		print_message("no userfaultfd with UFFDIO_MOVE and faults from kernel mode: %s\n",
-			      strerror(-r));
-		skip();
-	}
+	assert_int_equal(remap_open(&host, SLOTS), 0);
 	raw = mmap(NULL, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 		   0);
 	assert_ptr_not_equal(raw, MAP_FAILED);
@@ -594,6 +589,14 @@ int main(void)
 		cmocka_unit_test_setup_teardown(survives_lack_of_mappings, setup, teardown),
 		cmocka_unit_test_setup_teardown(survives_lack_of_address_space, setup, teardown),
 	};
+	int r = remap_open(&host, SLOTS);
 
+	remap_close(&host);
+	/* To skip in setup() would be a failure to cmocka. */
+	if (r < 0) {
+		printf("1..0 # SKIP no userfaultfd with UFFDIO_MOVE and faults from kernel mode: %s\n",
+		       strerror(-r));
+		return 0;
+	}
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
