@@ -13,9 +13,9 @@
 #include "common/parse.h"
 #include "common/util.h"
 
-/* The program's own deadlines add up to 9 s (daemon/attach/main.c); killing it while a thread
+/* The program's own deadlines add up to 34 s (daemon/attach/main.c); killing it while a thread
  * is borrowed would give that thread a wrong result, so this is for a program gone mad. */
-#define RUN_USEC (15 * USEC_PER_SEC)
+#define RUN_USEC (45 * USEC_PER_SEC)
 #define LINE_MAX_BYTES 512
 /* The descriptor by which the program gets the ring. */
 #define RING_FD_NUMBER 3

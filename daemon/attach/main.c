@@ -47,8 +47,10 @@
 #define STOP_USEC USEC_PER_SEC
 /* All borrowed calls together; they take some 50 us unless the guest's memory map is locked. */
 #define CALLS_USEC USEC_PER_SEC
-/* What is borrowed must be given back: the last deadline, and the longest. */
-#define RESTORE_USEC (5 * USEC_PER_SEC)
+/* What is borrowed must be given back: the last deadline, and the longest. Whoever holds the guest's
+ * memory map (khugepaged, ksmd) may have to wait long for a CPU at its priority; until then the
+ * thread stands still in our call, and is harmed only if we go. */
+#define RESTORE_USEC (30 * USEC_PER_SEC)
 /* From the agent's last instruction to the end of its thread. */
 #define EXIT_USEC (2 * USEC_PER_SEC)
 #define ROUND_THREADS 8U
@@ -322,8 +324,8 @@ static int borrow(struct attach *a)
 	if (r == -ESRCH || restored == -ESRCH)
 		return refuse(a, -ESRCH, "it ended meanwhile");
 	if (restored < 0)
-		return refuse(a, restored, "thread %d could not be given back: %s", a->tracee.tid,
-			      strerror(-restored));
+		return refuse(a, restored, "thread %d could not be given back after %s: %s",
+			      a->tracee.tid, p->step, strerror(-restored));
 	plant_forget_thread(p);
 	if (r < 0)
 		return refuse(a, r, "%s failed in it: %s", p->step, strerror(-r));
