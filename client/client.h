@@ -34,7 +34,7 @@ struct options {
 	const char *socket;
 	bool json;
 	const char *domain, *engine;
-	bool persist;
+	bool persist, all;
 	const char *groups[CLIENT_GROUPS_MAX]; /* NAME=PID,PID... */
 	size_t n_groups;
 	char **words; /* what follows the command */
@@ -47,6 +47,7 @@ enum option_set {
 	OPTION_DOMAIN = 1 << 1,
 	OPTION_ENGINE = 1 << 2,
 	OPTION_PERSIST = 1 << 3,
+	OPTION_ALL = 1 << 4,
 };
 
 struct command {
@@ -63,6 +64,7 @@ int cmd_status(const struct options *o);
 int cmd_guests(const struct options *o);
 int cmd_enroll(const struct options *o);
 int cmd_unenroll(const struct options *o);
+int cmd_unmerge(const struct options *o);
 int cmd_estimate(const struct options *o);
 int cmd_policy(const struct options *o);
 int cmd_reload(const struct options *o);

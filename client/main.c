@@ -23,6 +23,9 @@ static const struct command commands[] = {
 	{ "unenroll", "unenroll [--persist] GUEST...",
 	  "give guests their pages back and let go of them", OPTION_PERSIST, 1, SIZE_MAX,
 	  cmd_unenroll },
+	{ "unmerge", "unmerge GUEST... | --domain NAME | --all",
+	  "give guests their pages back, and share none until enroll", OPTION_DOMAIN | OPTION_ALL, 0,
+	  SIZE_MAX, cmd_unmerge },
 	{ "policy", "policy GUEST", "what may be done with a guest, and who says so", 0, 1, 1,
 	  cmd_policy },
 	{ "estimate", "estimate [--group NAME=PID,...] [PID...]",
@@ -103,7 +106,9 @@ static void print_help(void)
 	       "Options:\n"
 	       "  -s, --socket PATH   the daemon's socket (" SOCKET_DEFAULT ")\n"
 	       "  -j, --json          print results as JSON\n"
-	       "      --domain NAME   enroll: the trust domain to share in\n"
+	       "      --domain NAME   enroll: the trust domain to share in;\n"
+	       "                      unmerge: all guests of this domain\n"
+	       "      --all           unmerge: all guests\n"
 	       "      --engine NAME   enroll: how to merge (auto, remap, ksm, zero)\n"
 	       "      --persist       enroll, unenroll: keep it in the guest's libvirt metadata\n"
 	       "      --group NAME=PID,...\n"
@@ -119,6 +124,7 @@ enum {
 	OPT_DOMAIN,
 	OPT_ENGINE,
 	OPT_PERSIST,
+	OPT_ALL,
 };
 
 /* Reads the options; -1 to go on, else an exit status. */
@@ -131,6 +137,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 		{ "domain", required_argument, NULL, OPT_DOMAIN },
 		{ "engine", required_argument, NULL, OPT_ENGINE },
 		{ "persist", no_argument, NULL, OPT_PERSIST },
+		{ "all", no_argument, NULL, OPT_ALL },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
 		{},
@@ -160,6 +167,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 			break;
 		case OPT_PERSIST:
 			o->persist = true;
+			break;
+		case OPT_ALL:
+			o->all = true;
 			break;
 		case 'h':
 			print_help();
@@ -196,7 +206,8 @@ static bool usage_is_right(const struct command *c, const struct options *o)
 		const char *name, *owner;
 	} checks[] = {
 		{ OPTION_GROUP, o->n_groups > 0, "--group", "estimate" },
-		{ OPTION_DOMAIN, o->domain != NULL, "--domain", "enroll" },
+		{ OPTION_DOMAIN, o->domain != NULL, "--domain", "enroll and unmerge" },
+		{ OPTION_ALL, o->all, "--all", "unmerge" },
 		{ OPTION_ENGINE, o->engine != NULL, "--engine", "enroll" },
 		{ OPTION_PERSIST, o->persist, "--persist", "enroll and unenroll" },
 	};

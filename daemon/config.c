@@ -115,6 +115,11 @@ static int parse_store_max(const char *s, void *field)
 	return parse_bytes(s, 0, GIB(64 * 1024), field);
 }
 
+static int parse_unmerge_rate(const char *s, void *field)
+{
+	return streq(s, "0") ? parse_bytes(s, 0, 0, field) : parse_bytes(s, MIB(1), GIB(1024), field);
+}
+
 static int parse_interval(const char *s, void *field)
 {
 	return parse_usec(s, 100 * USEC_PER_MSEC, 3600 * USEC_PER_SEC, field);
@@ -183,6 +188,8 @@ static const struct config_key keys[] = {
 	 "0, or bytes from 1M to 1T", false},
 	{"Daemon", "PassInterval", "10s", FIELD(pass_interval_usec), parse_interval,
 	 "a time from 100ms to 1h", false},
+	{"Daemon", "UnmergeRate", "512M", FIELD(unmerge_bytes_per_sec), parse_unmerge_rate,
+	 "bytes in a second from 1M to 1T; 0 means no limit", false},
 	{"Daemon", "Pressure", "auto", FIELD(pressure), parse_pressure, "auto or always", false},
 	{"Ksm", "Domain", "", FIELD(ksm_domain), parse_shared_domain,
 	 "the name of a trust domain other than self, or nothing", false},

@@ -46,6 +46,7 @@ struct config {
 	uint32_t pages_per_second; /* read; 0: no limit */
 	uint64_t tree_memory_max_bytes; /* at enrolment; 0: a hundredth of the host's memory */
 	uint64_t pass_interval_usec;
+	uint64_t unmerge_bytes_per_sec; /* private copies made when guests leave; 0: no limit */
 	enum config_pressure pressure;
 
 	/* [Ksm] */

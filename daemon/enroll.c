@@ -8,16 +8,19 @@
  * guest without MERGEABLE marks: both harmless. The next daemon reads what was kept and adopts the
  * agent.
  *
- * Leaving, on a worker: give the marks back (which un-shares), disarm the tracker, detach the agent,
- * remove the file; then, on the loop, the pages leave the trees and the ledger.
+ * Leaving: its shared pages are given back (giveback.h); then, on a worker, the marks are put back,
+ * the tracker disarmed, the agent detached and the file removed; then, on the loop, the pages leave
+ * the trees and the ledger.
  */
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "daemon/enrolment.h"
 #include "daemon/kept.h"
 #include "daemon/manager.h"
 #include "daemon/merge-remap.h"
 #include "daemon/refusal.h"
+#include "daemon/unmerge.h"
 
 #define REASON_MAX 256
 /* What a guest may use of its CPU share at once after a rest. */
@@ -171,7 +174,7 @@ static void enter_run(struct work *w)
 	}
 }
 
-static void drop_blocks(struct manager *mgr, struct member *m)
+void enroll_forget_pages(struct manager *mgr, struct member *m)
 {
 	for (size_t i = 0; i < m->n_blocks; i++) {
 		struct ledger_block *b = m->blocks[i];
@@ -179,8 +182,14 @@ static void drop_blocks(struct manager *mgr, struct member *m)
 
 		for (uint32_t k = 0; (k = ledger_skip_absent(states, k, b->n_pages)) < b->n_pages; k++)
 			domain_forget_absent(m->domain, b, PAGE_ID(b->first.n + k));
-		ledger_remove_block(mgr->ledger, b);
 	}
+}
+
+static void drop_blocks(struct manager *mgr, struct member *m)
+{
+	enroll_forget_pages(mgr, m);
+	for (size_t i = 0; i < m->n_blocks; i++)
+		ledger_remove_block(mgr->ledger, m->blocks[i]);
 	m->n_blocks = 0;
 }
 
@@ -329,6 +338,7 @@ static int keep(struct enroll *e)
 	int r = 0;
 
 	policy_init_empty(&e->kept.asked);
+	e->kept.unmerged = e->m->guest->enrolment->unmerged;
 	for (enum policy_field f = 0; f < POLICY_FIELD_MAX && r >= 0; f++) {
 		if (e->policy.source[f] != POLICY_SOURCE_RUNTIME)
 			continue;
@@ -396,6 +406,7 @@ static void forget_member(struct manager *mgr, struct member *m)
 	*at = m->next;
 	mgr->n_members--;
 	drop_blocks(mgr, m);
+	unmerge_abandon(m);
 	manager_leave_domain(mgr, m->domain);
 	m->guest->member = NULL;
 	member_unref(m);
@@ -406,17 +417,16 @@ static void leave_run(struct work *w)
 	struct leave *l = (struct leave *)w;
 	struct member *m = l->m;
 	char why[AGENT_REASON_MAX] = "";
-	int r = policy_engine_transacts(m->policy.engine) ? merge_remap_leave(m, l->reason, sizeof(l->reason))
-							: 0;
+	int r = l->error < 0 ? l->error : merge_ksm_leave(m);
 
-	if (r >= 0)
-		r = merge_ksm_leave(m);
-
+	l->error = 0;
 	if (r < 0 && r != -ESRCH) {
+		_cleanup_free_ char *cause = strdup(*l->reason ? l->reason : strerror(-r));
+
 		/* No memory for private copies, most likely: the guest keeps what it shares. */
 		l->error = r;
-		(void)snprintf(l->reason, sizeof(l->reason),
-			       "its shared pages cannot be given back (%s): they stay shared", strerror(-r));
+		(void)snprintf(l->reason, sizeof(l->reason), "its shared pages stay shared: %.150s",
+			       cause ? cause : "");
 	}
 	tracker_free(TAKE_PTR(m->tracker));
 	r = agent_detach(TAKE_PTR(m->agent), why);
@@ -447,6 +457,27 @@ static void leave_done(struct work *w)
 	if (!l->mgr->stopping)
 		forget_member(l->mgr, l->m);
 	free(l);
+}
+
+static void given_back(struct member *m, int r, const char *reason, void *userdata)
+{
+	struct leave *l = userdata;
+
+	/* The next daemon goes on with it. */
+	if (l->mgr->stopping) {
+		m->leave = NULL;
+		free(l);
+		return;
+	}
+	m->busy = true;
+	l->error = r;
+	if (r < 0)
+		(void)snprintf(l->reason, sizeof(l->reason), "%s", reason);
+	if (work_submit(l->mgr->pool, &l->work) < 0) {
+		/* The queue is full: better late on this thread than never. */
+		leave_run(&l->work);
+		leave_done(&l->work);
+	}
 }
 
 int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, void *userdata)
@@ -501,10 +532,6 @@ void enroll_finish_leaving(struct manager *mgr, struct member *m)
 		forget_member(mgr, m);
 		return;
 	}
-	m->busy = true;
-	if (work_submit(mgr->pool, &l->work) < 0) {
-		/* The queue is full: better late on this thread than never. */
-		leave_run(&l->work);
-		leave_done(&l->work);
-	}
+	/* Where the queue is full manager_schedule() tries again with the next job that ends. */
+	(void)giveback_start(&mgr->giveback, m, true, given_back, l);
 }

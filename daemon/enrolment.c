@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "daemon/kept.h"
+#include "daemon/unmerge.h"
 #include "daemon/wish.h"
 
 /* A look is fresh enough to enter on. */
@@ -165,6 +166,16 @@ static void settle(struct guest *g, int r, const char *reason)
 	done(g, r, reason, userdata);
 }
 
+static void settle_unmerge(struct guest *g, int r, const char *reason)
+{
+	struct enrolment *e = g->enrolment;
+	enroll_done_fn *done = e->unmerge_done;
+
+	e->unmerge_done = NULL;
+	if (done)
+		done(g, r, reason, e->unmerge_userdata);
+}
+
 static void note_failure(struct guest *g, int r, const char *reason)
 {
 	struct enrolment *e = g->enrolment;
@@ -206,6 +217,11 @@ static void on_entered(struct guest *g, int r, const char *reason, void *userdat
 	e->was_in = true;
 	e->reason[0] = '\0';
 	e->tied_to[0] = '\0';
+	/* A client may have changed that since it was noted. */
+	if (e->done)
+		(void)kept_set_unmerged(e->mgr->guests_fd, &g->process, e->unmerged);
+	if (e->unmerged)
+		(void)unmerge_start(e->mgr, g->member, NULL, NULL);
 	enrolment_review(g);
 }
 
@@ -382,6 +398,7 @@ static void enrolment_free(struct guest *g)
 	if (!e)
 		return;
 	settle(g, -ESRCH, "the process has exited");
+	settle_unmerge(g, -ESRCH, "the process has exited");
 	g->enrolment = NULL;
 	(void)sd_event_source_disable_unref(e->timer);
 	libvirt_facts_free(e->facts);
@@ -406,13 +423,15 @@ static void remember(struct guest *g)
 
 	policy_init_empty(&e->runtime);
 	e->was_in = r != -ENOENT;
-	if (r >= 0)
+	if (r >= 0) {
 		e->runtime = k.asked;
-	else if (r != -ENOENT)
+		e->unmerged = k.unmerged;
+	} else if (r != -ENOENT) {
 		log_full(LOG_WARNING, &who,
 			 "was enrolled by an earlier daemon, and what that kept about it cannot be read (%s): "
 			 "what clients asked for is lost, and merge marks of ours count as QEMU's",
 			 strerror(-r));
+	}
 	kept_done(&k);
 }
 
@@ -499,6 +518,22 @@ static void start_over(struct enrolment *e, enroll_done_fn *done, void *userdata
 	e->retry_usec = 0;
 }
 
+/* For this daemon and for later ones. */
+static void set_unmerged(struct guest *g, bool unmerged)
+{
+	struct enrolment *e = g->enrolment;
+	struct log_guest who = log_of(g);
+	int r;
+
+	if (e->unmerged == unmerged)
+		return;
+	e->unmerged = unmerged;
+	r = kept_set_unmerged(e->mgr->guests_fd, &g->process, unmerged);
+	if (r < 0 && r != -ENOENT)
+		log_full(LOG_WARNING, &who, "a later daemon will not know that it is %s: %s",
+			 unmerged ? "unmerged" : "merged again", strerror(-r));
+}
+
 int enrolment_ask(struct guest *g, const struct policy *asked, enroll_done_fn *done, void *userdata,
 		  char ret_reason[GUEST_REASON_BYTES])
 {
@@ -512,18 +547,28 @@ int enrolment_ask(struct guest *g, const struct policy *asked, enroll_done_fn *d
 	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, asked, &then);
 	/* On its way in just so (after a restart, say): the client may wait for that. */
 	if (!e->done && (e->looking || g->state == GUEST_ENTERING) && policy_equal(&then, &e->policy)) {
+		set_unmerged(g, false);
 		e->before = e->runtime;
 		e->done = done;
 		e->userdata = userdata;
 		return 0;
 	}
-	if (is_moving(g))
+	if (is_moving(g) || e->unmerge_done)
 		return -EBUSY;
-	if (g->state == GUEST_ENROLLED && policy_equal(&then, &e->entered))
-		return -EALREADY;
+	if (g->state == GUEST_ENROLLED && policy_equal(&then, &e->entered)) {
+		if (!e->unmerged)
+			return -EALREADY;
+		set_unmerged(g, false);
+		unmerge_end(e->mgr, g->member);
+		done(g, 0, "", userdata);
+		return 0;
+	}
 	/* Before anything is changed: a guest that is in stays as it is. */
 	if (refuses(g, &then, ret_reason))
 		return -EPERM;
+	set_unmerged(g, false);
+	if (g->member)
+		unmerge_end(e->mgr, g->member);
 	e->before = e->runtime;
 	e->runtime = *asked;
 	/* Whoever asks has just looked. */
@@ -531,6 +576,38 @@ int enrolment_ask(struct guest *g, const struct policy *asked, enroll_done_fn *d
 	start_over(e, done, userdata);
 	enrolment_review(g);
 	return 0;
+}
+
+static void on_unmerged(struct guest *g, int r, const char *reason, void *userdata _unused_)
+{
+	if (!g->enrolment)
+		return;
+	if (r < 0)
+		set_unmerged(g, false);
+	settle_unmerge(g, r, reason);
+}
+
+int enrolment_unmerge(struct guest *g, enroll_done_fn *done, void *userdata)
+{
+	struct enrolment *e = g->enrolment;
+	int r;
+
+	if (!e || g->state != GUEST_ENROLLED || !g->member || g->member->gone)
+		return -ENOENT;
+	if (is_moving(g) || e->unmerge_done || g->member->unmerge)
+		return -EBUSY;
+	if (e->unmerged && !g->member->unmerge_failed)
+		return -EALREADY;
+	/* Noted first: SIGKILL from here on leaves the rest to the next daemon. */
+	set_unmerged(g, true);
+	e->unmerge_done = done;
+	e->unmerge_userdata = userdata;
+	r = unmerge_start(e->mgr, g->member, on_unmerged, NULL);
+	if (r < 0) {
+		e->unmerge_done = NULL;
+		set_unmerged(g, false);
+	}
+	return r;
 }
 
 int enrolment_release(struct guest *g, enroll_done_fn *done, void *userdata)
@@ -547,6 +624,7 @@ int enrolment_release(struct guest *g, enroll_done_fn *done, void *userdata)
 		return -ENOENT;
 	policy_init_empty(&nothing);
 	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, &nothing, &then);
+	set_unmerged(g, false);
 	e->runtime = nothing;
 	if (then.enabled == POLICY_YES)
 		(void)policy_set(&e->runtime, POLICY_FIELD_ENABLED, "no", POLICY_SOURCE_RUNTIME,

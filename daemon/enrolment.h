@@ -39,6 +39,7 @@ struct enrolment {
 	bool held;		     /* its memory is still coming in: an incoming migration */
 	bool was_in;		     /* once, also with an earlier daemon: so its memory had arrived */
 	struct policy runtime;	     /* what clients asked for */
+	bool unmerged;		     /* it is to share nothing for now: unmerge.h */
 	bool runtime_until_facts;    /* it was written to libvirt, too, and is to come from there */
 	struct policy policy;	     /* effective, as of the last review */
 	struct policy entered;	     /* with which it was enrolled last */
@@ -52,6 +53,9 @@ struct enrolment {
 	/* A client that waits for the guest to settle. */
 	enroll_done_fn *done;
 	void *userdata;
+	/* One that waits for its pages to be given back. */
+	enroll_done_fn *unmerge_done;
+	void *unmerge_userdata;
 	struct policy before; /* its run-time policy, to go back to when the client is refused */
 };
 
@@ -77,6 +81,9 @@ void enrolment_free_all(struct manager *mgr);
  */
 int enrolment_ask(struct guest *g, const struct policy *asked, enroll_done_fn *done, void *userdata,
 		  char ret_reason[GUEST_REASON_BYTES]);
+/* A client wants its pages given back, while it stays. As above; -ENOENT: it is not enrolled;
+ * -EALREADY: it shares nothing; it does again once it is asked for by enrolment_ask(). */
+int enrolment_unmerge(struct guest *g, enroll_done_fn *done, void *userdata);
 /* A client wants it out: forgets what clients asked for, and where weaker layers would still have
  * it in, forbids it. As above; -ENOENT: it is neither in nor wanted in. */
 int enrolment_release(struct guest *g, enroll_done_fn *done, void *userdata);

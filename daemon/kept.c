@@ -103,6 +103,14 @@ static int take_asked(struct text *t, struct policy *p)
 	return 0;
 }
 
+static int take_unmerged(struct text *t, bool *ret)
+{
+	char value[NAME_BYTES];
+
+	*ret = take_line(t, "unmerged", value, sizeof(value));
+	return *ret && !streq(value, "yes") ? -EINVAL : 0;
+}
+
 int kept_parse(const char *buf, size_t len, const char *boot, struct kept *ret)
 {
 	struct text t = { buf, buf + len };
@@ -120,6 +128,8 @@ int kept_parse(const char *buf, size_t len, const char *boot, struct kept *ret)
 		return -ESTALE;
 	policy_init_empty(&e.asked);
 	r = take_asked(&t, &e.asked);
+	if (r >= 0)
+		r = take_unmerged(&t, &e.unmerged);
 	if (r >= 0)
 		r = take_ranges(&t, "ram", &e.ram);
 	if (r >= 0)
@@ -157,6 +167,8 @@ int kept_format(const struct kept *e, const char *boot, char **ret, size_t *ret_
 		policy_format(&e->asked, i, value);
 		(void)fprintf(f, "policy %s %s\n", policy_field_to_string(i), value);
 	}
+	if (e->unmerged)
+		(void)fputs("unmerged yes\n", f);
 	put_ranges(f, "ram", &e->ram);
 	put_ranges(f, "mark", &e->marks);
 	if (fclose(f) != 0) {
@@ -270,17 +282,30 @@ int kept_store(int dir_fd, const struct process *p, const struct kept *e)
 	return r < 0 ? r : 0;
 }
 
-int kept_set_asked(int dir_fd, const struct process *p, const struct policy *asked)
+static int change(int dir_fd, const struct process *p, const struct policy *asked, const bool *unmerged)
 {
 	struct kept k = { 0 };
 	int r = kept_load(dir_fd, p, &k);
 
 	if (r < 0)
 		return r;
-	k.asked = *asked;
+	if (asked)
+		k.asked = *asked;
+	if (unmerged)
+		k.unmerged = *unmerged;
 	r = kept_store(dir_fd, p, &k);
 	kept_done(&k);
 	return r;
+}
+
+int kept_set_asked(int dir_fd, const struct process *p, const struct policy *asked)
+{
+	return change(dir_fd, p, asked, NULL);
+}
+
+int kept_set_unmerged(int dir_fd, const struct process *p, bool unmerged)
+{
+	return change(dir_fd, p, NULL, &unmerged);
 }
 
 void kept_remove(int dir_fd, const struct process *p)

@@ -9,6 +9,7 @@
  *   memshared-guest 1
  *   boot 01234567-...                   pid and start time mean nothing after a reboot
  *   policy domain NAME                  each field that clients asked for
+ *   unmerged yes                        it is to share nothing until told to (or no such line)
  *   ram 7f0000000000-7f0008000000 ...   RAM that we (and daemons before us) served
  *   mark 7f0000000000-7f0008000000 ...  where QEMU wants MERGEABLE
  *
@@ -36,6 +37,7 @@
 
 struct kept {
 	struct policy asked; /* at run time; the other layers are there again after a restart */
+	bool unmerged; /* see unmerge.h */
 	struct range_set ram;
 	struct range_set marks;
 };
@@ -63,8 +65,9 @@ int kept_open_dir(const char *state_directory);
 int kept_load(int dir_fd, const struct process *p, struct kept *ret);
 /* Whole or not at all. */
 int kept_store(int dir_fd, const struct process *p, const struct kept *e);
-/* Changes only what was asked for; -ENOENT when there is none. */
+/* Change only what was asked for; -ENOENT when there is none. */
 int kept_set_asked(int dir_fd, const struct process *p, const struct policy *asked);
+int kept_set_unmerged(int dir_fd, const struct process *p, bool unmerged);
 void kept_remove(int dir_fd, const struct process *p);
 /* Removes the files of guests that are no more, and what was never finished. Returns how many are
  * left. */

@@ -14,6 +14,7 @@
 #include "daemon/libvirt-guests.h"
 #include "daemon/store.h"
 #include "daemon/tidy.h"
+#include "daemon/unmerge.h"
 
 #define KSM_SYS_PATH "/sys/kernel/mm/ksm"
 /* What may be used of the CPU budget at once after a rest. */
@@ -56,6 +57,14 @@ static int load_secret(struct manager *mgr)
 	return r < 0 ? r : 0;
 }
 
+/* An eighth of a second's worth of copies may follow a rest at once. */
+static void set_giveback_rate(struct manager *mgr)
+{
+	uint64_t rate = mgr->config->unmerge_bytes_per_sec ? mgr->config->unmerge_bytes_per_sec : UINT64_MAX;
+
+	budget_init(&mgr->giveback_rate, rate, rate == UINT64_MAX ? 1 : rate / 8, now_usec());
+}
+
 static void set_budgets(struct manager *mgr, bool first)
 {
 	const struct config *c = mgr->config;
@@ -72,6 +81,7 @@ static void set_budgets(struct manager *mgr, bool first)
 		budget_set_rate(&mgr->cpu, rate, burst, now_usec());
 		budget_set_rate(&mgr->reads, reads, reads_burst, now_usec());
 	}
+	set_giveback_rate(mgr);
 	mgr->pass_env.interval_usec = c->pass_interval_usec;
 }
 
@@ -190,6 +200,12 @@ static int set_up(struct manager *mgr, char ret_reason[MANAGER_REASON_MAX])
 		.ledger = mgr->ledger,
 		.cpu = &mgr->cpu,
 		.reads = &mgr->reads,
+	};
+	mgr->giveback = (struct giveback_env){
+		.event = mgr->event,
+		.pool = mgr->pool,
+		.rate = &mgr->giveback_rate,
+		.stopping = &mgr->stopping,
 	};
 	fingerprint_seed_init(&mgr->pass_env.seed);
 	set_budgets(mgr, true);
@@ -452,7 +468,8 @@ static void remap_done(struct member *m, int r, void *userdata)
 static bool domain_is_quiet(const struct manager *mgr, const struct domain *d, uint64_t now)
 {
 	for (const struct member *m = mgr->members; m; m = m->next)
-		if (m->domain == d && (m->busy || (!m->gone && m->next_pass_usec <= now)))
+		if (m->domain == d &&
+		    (m->busy || (!m->gone && !m->unmerged && m->next_pass_usec <= now)))
 			return false;
 	return true;
 }
@@ -514,7 +531,7 @@ static void start_round(struct manager *mgr, struct domain *d)
 	int r = -ENOMEM;
 
 	for (struct member *m = mgr->members; members && m; m = m->next)
-		if (m->domain == d && !m->gone && m->agent)
+		if (m->domain == d && !m->gone && !m->unmerged && m->agent)
 			members[n++] = m;
 	/* Not again before there is something new. */
 	d->offered_last_round = d->offered;
@@ -561,6 +578,10 @@ void manager_schedule(struct manager *mgr)
 
 	if (mgr->stopping)
 		return;
+	finish_gone(mgr);
+	for (struct member *m = mgr->members; m; m = m->next)
+		if (m->unmerge)
+			unmerge_go(mgr, m);
 	if (manager_is_resting(mgr)) {
 		(void)sd_event_source_set_enabled(mgr->timer, SD_EVENT_OFF);
 		return;
@@ -573,7 +594,7 @@ void manager_schedule(struct manager *mgr)
 			start_tidy(mgr, d, now);
 	}
 	for (struct member *m = mgr->members; m; m = m->next) {
-		if (m->busy || m->gone)
+		if (m->busy || m->gone || m->unmerged)
 			continue;
 		if (m->next_pass_usec > now && policy_engine_transacts(m->policy.engine) &&
 		    merge_remap_wanted(m))

@@ -6,6 +6,7 @@
  *   manager.c         tables, domains, the schedule of passes and rounds
  *   enrolment.c       which guests should be in, and what is done about the difference
  *   enroll.c          a guest enters (attach, tracker, ledger) or leaves (un-merge, detach)
+ *   unmerge.c         a guest gets its pages back and stays
  *   libvirt-guests.c  what libvirt says, brought to the guests that it means
  *   methods.c         the control interface's methods
  */
@@ -18,6 +19,7 @@
 #include "daemon/budget.h"
 #include "daemon/config.h"
 #include "daemon/domain.h"
+#include "daemon/giveback.h"
 #include "daemon/ksm.h"
 #include "daemon/ledger.h"
 #include "daemon/member.h"
@@ -45,7 +47,8 @@ struct manager {
 	bool ksm_there;
 	struct merge_ksm *merge_ksm;
 	struct merge_remap_stats remap_stats;
-	struct budget cpu, reads;
+	struct budget cpu, reads, giveback_rate;
+	struct giveback_env giveback;
 	struct pass_env pass_env;
 	struct registry *registry;
 	struct libvirt_guests *libvirt; /* NULL: switched off */
@@ -104,5 +107,7 @@ int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, vo
 int enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy);
 /* The process has exited: nothing to undo. */
 void enroll_lost(struct manager *mgr, struct member *m);
+/* The trees and the counts forget all pages of the guest, which stays enrolled. */
+void enroll_forget_pages(struct manager *mgr, struct member *m);
 /* Called when a member that is gone is not busy any more. */
 void enroll_finish_leaving(struct manager *mgr, struct member *m);

@@ -42,6 +42,7 @@ struct member_policy {
 };
 
 struct leave;
+struct unmerge;
 
 struct member_counts {
 	uint64_t present_pages, huge_pages, swapped_pages; /* as of the last pass */
@@ -79,6 +80,9 @@ struct member {
 	unsigned refs;
 	bool busy;
 	bool gone; /* exited or leaving: no new work */
+	bool unmerged; /* its pages are its own and stay so: unmerge.h */
+	bool unmerge_failed; /* ... should be, but not all could be given back */
+	struct unmerge *unmerge; /* they are being given back; NULL: no */
 	struct leave *leave; /* how it leaves; NULL: it exited */
 	struct member *next;
 };

@@ -67,6 +67,21 @@ static int unmark_all(struct member *m)
 	return r;
 }
 
+/* Is a part of the range still marked? Then it is still shared, for want of memory. */
+static bool range_is_marked(const struct member *m, uint64_t start, uint64_t end)
+{
+	struct range_set now = { 0 };
+	bool marked = find_marks(m, &now) >= 0;
+
+	for (size_t i = 0; marked && i < now.n; i++)
+		if (now.ranges[i].start < end && now.ranges[i].end > start) {
+			range_set_done(&now);
+			return true;
+		}
+	range_set_done(&now);
+	return false;
+}
+
 static int note_enrolment(struct member *m, int guests_fd, struct kept *kept)
 {
 	struct kept earlier = { 0 };
@@ -109,6 +124,20 @@ int merge_ksm_enter(struct member *m, int guests_fd, struct kept *kept, const ch
 			kept_remove(guests_fd, m->process);
 	}
 	return r;
+}
+
+int merge_ksm_marks(const struct member *m, struct range_set *ret)
+{
+	return find_marks(m, ret);
+}
+
+int merge_ksm_unmark(struct member *m, uint64_t start, uint64_t end)
+{
+	struct ring_advise v = { .addr = start, .bytes = end - start, .advice = MADV_UNMERGEABLE };
+	int64_t r = agent_advise(m->agent, &v, 1);
+
+	/* A hole is where QEMU unplugged a block: nothing is shared there. */
+	return r < 0 ? (int)r : v.result == -ENOMEM && range_is_marked(m, start, end) ? -ENOMEM : 0;
 }
 
 int merge_ksm_leave(struct member *m)

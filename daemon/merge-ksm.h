@@ -91,6 +91,10 @@ void merge_ksm_stats(const struct merge_ksm *mk, struct merge_ksm_stats *ret);
  * failure *ret_what says what could not be done, and the guest is as before.
  */
 int merge_ksm_enter(struct member *m, int guests_fd, struct kept *kept, const char **ret_what);
+/* Worker: everything that is marked MERGEABLE in the guest now; into a set of the caller's. */
+int merge_ksm_marks(const struct member *m, struct range_set *ret);
+/* Worker: takes the mark from a range, which gives its pages back. -ENOMEM: some stay shared. */
+int merge_ksm_unmark(struct member *m, uint64_t start, uint64_t end);
 /* Worker, a guest leaves: puts the marks back as QEMU had them; shared pages become private.
  * -ENOMEM: some stay shared, with our marks, for want of memory. */
 int merge_ksm_leave(struct member *m);

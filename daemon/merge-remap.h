@@ -40,9 +40,6 @@ typedef void merge_remap_done_fn(struct member *m, int r, void *userdata);
 
 /* Hands the store over and has it mapped. Worker, when a member enters. */
 int merge_remap_enter(struct member *m);
-/* Gives every merged page back as anonymous memory of the guest's own. Worker, when it leaves;
- * -ENOMEM when the host has not got the memory (nothing is changed then). */
-int merge_remap_leave(struct member *m, char *ret_reason, size_t size);
 
 /* Is there enough to do for a round? */
 bool merge_remap_wanted(const struct member *m);

@@ -256,6 +256,117 @@ static int unenroll(struct control_call *call, json_t *parameters, void *userdat
 	return r;
 }
 
+/* --- Unmerge ----------------------------------------------------------------------- */
+
+/* A call that is answered when all its guests have their pages back. */
+struct unmerging {
+	struct control_call *call;
+	struct manager *mgr;
+	unsigned n_waiting;
+	json_t *pids;
+	pid_t failed; /* the first that could not; 0: none */
+	char reason[GUEST_REASON_BYTES];
+};
+
+/* A guest less to wait for. */
+static void unmerging_unref(struct unmerging *u)
+{
+	json_t *guests, *pid;
+	size_t i;
+
+	if (--u->n_waiting > 0)
+		return;
+	if (u->failed) {
+		(void)refused(u->call, u->failed, u->reason);
+	} else {
+		guests = json_array();
+		json_array_foreach(u->pids, i, pid) {
+			struct guest *g = registry_find(u->mgr->registry, (pid_t)json_integer_value(pid));
+
+			if (g)
+				(void)json_array_append_new(guests, report_guest(u->mgr, g));
+		}
+		(void)control_call_reply(u->call, json_pack("{s:o}", "guests", guests));
+	}
+	(void)control_call_unref(u->call);
+	json_decref(u->pids);
+	free(u);
+}
+
+static void unmerged(struct guest *g, int r, const char *reason, void *userdata)
+{
+	struct unmerging *u = userdata;
+
+	/* One that has exited has no pages. */
+	if (r < 0 && process_alive(&g->process) && !u->failed) {
+		u->failed = g->process.pid;
+		(void)snprintf(u->reason, sizeof(u->reason), "%s", reason);
+	}
+	unmerging_unref(u);
+}
+
+static bool is_meant(const struct guest *g, json_int_t pid, const char *domain)
+{
+	return g->state == GUEST_ENROLLED && g->member && (!pid || g->process.pid == pid) &&
+	       (!domain || streq(g->member->domain->name, domain));
+}
+
+/* Copies that these guests would make, of what is known to be shared. */
+static uint64_t shared_bytes(const struct manager *mgr, json_int_t pid, const char *domain)
+{
+	uint64_t pages = 0;
+
+	for (const struct guest *g = registry_guests(mgr->registry); g; g = g->next)
+		for (size_t i = 0; is_meant(g, pid, domain) && i < g->member->n_blocks; i++)
+			pages += g->member->blocks[i]->counts[PAGE_STATE_SHARED];
+	return pages * PAGE_BYTES;
+}
+
+static void unmerge_one(struct unmerging *u, struct guest *g)
+{
+	int r;
+
+	(void)json_array_append_new(u->pids, json_integer(g->process.pid));
+	u->n_waiting++;
+	r = enrolment_unmerge(g, unmerged, u);
+	if (r == -EALREADY)
+		unmerged(g, 0, "", u);
+	else if (r < 0)
+		unmerged(g, r, r == -EBUSY ? "the guest is entering, leaving or being unmerged already" : strerror(-r),
+			 u);
+}
+
+static int unmerge(struct control_call *call, json_t *parameters, void *userdata)
+{
+	struct manager *mgr = userdata;
+	json_int_t pid = json_integer_value(json_object_get(parameters, "pid"));
+	const char *domain = json_string_value(json_object_get(parameters, "domain"));
+	char reason[GIVEBACK_REASON_MAX];
+	struct unmerging *u;
+
+	if (pid < 0 || pid > INT32_MAX || (json_is_integer(json_object_get(parameters, "pid")) && !pid))
+		return control_call_invalid(call, "pid");
+	if (giveback_check_memory(shared_bytes(mgr, pid, domain), reason) == -ENOMEM)
+		return refused(call, (pid_t)pid, reason);
+	u = calloc(1, sizeof(*u));
+	if (!u)
+		return -ENOMEM;
+	*u = (struct unmerging){ control_call_ref(call), mgr, 1, json_array(), 0, "" };
+	for (struct guest *g = registry_guests(mgr->registry); g; g = g->next)
+		if (is_meant(g, pid, domain))
+			unmerge_one(u, g);
+	if (json_array_size(u->pids) == 0 && (pid || domain)) {
+		(void)no_such_guest(call, (pid_t)pid, pid ? "no guest with this pid is enrolled"
+							  : "no guest is enrolled in this domain");
+		(void)control_call_unref(u->call);
+		json_decref(u->pids);
+		free(u);
+		return 0;
+	}
+	unmerging_unref(u);
+	return 0;
+}
+
 static int policy(struct control_call *call, json_t *parameters, void *userdata)
 {
 	const struct manager *mgr = userdata;
@@ -283,7 +394,7 @@ const struct control_method *methods_table(size_t *ret_n)
 	static const struct control_method table[] = {
 		{ "Status", status, false },	 { "Guests", guests, false },
 		{ "Enroll", enroll, true },	 { "Unenroll", unenroll, true },
-		{ "Policy", policy, true },
+		{ "Unmerge", unmerge, true },	 { "Policy", policy, true },
 		{ "Estimate", methods_estimate, true }, { "Reload", reload, true },
 	};
 

@@ -73,36 +73,25 @@ static int add_mapped(struct mapped *list, uint64_t at, uint64_t end)
 	return 0;
 }
 
-/* Also of a store that an earlier daemon had: it is to be given back all the same. */
-static int note_mapping(const struct mapping *mapping, void *userdata)
-{
-	struct mapped *list = userdata;
-
-	if (mapping->flags & VMF_SHARED ||
-	    strncmp(mapping->name, "/memfd:" STORE_MEMFD_NAME, strlen("/memfd:" STORE_MEMFD_NAME)) != 0)
-		return 0;
-	list->n_maps++;
-	return add_mapped(list, mapping->start.addr, mapping_end(mapping).addr);
-}
-
 /* Carries op out on all runs; the pages done, or -errno. */
-static int64_t call_on_all(struct member *m, const struct mapped *list, enum ring_op op, uint32_t flags)
+static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t n_runs, enum ring_op op,
+			   uint32_t flags)
 {
 	_cleanup_free_ uint8_t *payload = malloc(RING_PAYLOAD_BYTES);
 	int64_t done = 0;
 
 	if (!payload)
 		return -ENOMEM;
-	for (size_t i = 0; i < list->n;) {
-		uint64_t huge = list->runs[i].addr / HUGE_BYTES;
+	for (size_t i = 0; i < n_runs;) {
+		uint64_t huge = runs[i].addr / HUGE_BYTES;
 		struct ring_merge *t = (struct ring_merge *)payload;
-		struct ring_run *runs = (struct ring_run *)(t + 1);
+		struct ring_run *sent = (struct ring_run *)(t + 1);
 		struct ring_run asked[HUGE_PAGES];
 		uint32_t n = 0;
 		int64_t r;
 
-		while (i + n < list->n && list->runs[i + n].addr / HUGE_BYTES == huge) {
-			runs[n] = asked[n] = list->runs[i + n];
+		while (i + n < n_runs && runs[i + n].addr / HUGE_BYTES == huge) {
+			sent[n] = asked[n] = runs[i + n];
 			n++;
 		}
 		*t = (struct ring_merge){
@@ -112,9 +101,9 @@ static int64_t call_on_all(struct member *m, const struct mapped *list, enum rin
 			.flags = flags,
 			.advice_mask = remap_advice_of(m->blocks[0]->vm_flags),
 		};
-		r = agent_call(m->agent, op, 1, 0, payload, (uint32_t)(sizeof(*t) + n * sizeof(*runs)));
+		r = agent_call(m->agent, op, 1, 0, payload, (uint32_t)(sizeof(*t) + n * sizeof(*sent)));
 		if (r >= 0)
-			r = ring_runs_check(asked, runs, n);
+			r = ring_runs_check(asked, sent, n);
 		if (r < 0)
 			return r;
 		done += r;
@@ -124,7 +113,7 @@ static int64_t call_on_all(struct member *m, const struct mapped *list, enum rin
 }
 
 /* The copies in these mappings become anonymous memory; the pages done. */
-static int64_t reclaim(struct member *m, const struct mapped *list)
+static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n)
 {
 	int direct = refusal_direct_io(m->process);
 	uint64_t quiet_usec, began_usec;
@@ -133,8 +122,8 @@ static int64_t reclaim(struct member *m, const struct mapped *list)
 	if (direct < 0)
 		return direct;
 	if (direct == 0)
-		return call_on_all(m, list, RING_RECLAIM, RING_RECLAIM_UNPINNED);
-	r = call_on_all(m, list, RING_PROTECT, 0);
+		return call_on_all(m, runs, n, RING_RECLAIM, RING_RECLAIM_UNPINNED);
+	r = call_on_all(m, runs, n, RING_PROTECT, 0);
 	if (r < 0)
 		return r;
 	began_usec = now_usec();
@@ -143,40 +132,93 @@ static int64_t reclaim(struct member *m, const struct mapped *list)
 			break;
 		else if (i + 1 == PINS_TRIES)
 			return -EBUSY; /* a device may be writing to some */
-	return call_on_all(m, list, RING_RECLAIM, 0);
+	return call_on_all(m, runs, n, RING_RECLAIM, 0);
 }
 
-int merge_remap_leave(struct member *m, char *ret_reason, size_t size)
-{
-	struct mapped list = { 0 };
-	uint64_t available;
-	int64_t done;
-	int r = maps_read(m->process->proc_fd, "maps", note_mapping, &list);
+struct remap_list {
+	struct mapped mapped;
+	const struct member *m;
+	uint64_t copies; /* pages of which the guest has a copy already */
+};
 
-	if (r < 0 || list.n == 0) {
-		free(list.runs);
+static int count_copies(const struct page_run *run, void *userdata)
+{
+	struct remap_list *list = userdata;
+
+	/* A copy that is swapped out comes in again. */
+	if (run->bits & PAGE_PRESENT && !(run->bits & PAGE_FILE))
+		list->copies += run->n_pages;
+	return 0;
+}
+
+/* Also of a store that an earlier daemon had: it is to be given back all the same. */
+static int note_mapping(const struct mapping *mapping, void *userdata)
+{
+	struct remap_list *list = userdata;
+	int r;
+
+	if (mapping->flags & VMF_SHARED ||
+	    strncmp(mapping->name, "/memfd:" STORE_MEMFD_NAME, strlen("/memfd:" STORE_MEMFD_NAME)) != 0)
+		return 0;
+	list->mapped.n_maps++;
+	/* Of a copy that PROTECT marked the ioctl says that it is the store's. */
+	r = pagemap_walk(list->m->process, mapping->start, mapping->n_pages, PAGEMAP_FORCE_FILE, count_copies,
+			 list);
+	return r < 0 ? r : add_mapped(&list->mapped, mapping->start.addr, mapping_end(mapping).addr);
+}
+
+int remap_list_new(const struct member *m, struct remap_list **ret, uint64_t *ret_copies)
+{
+	struct remap_list *list = calloc(1, sizeof(*list));
+	int r;
+
+	if (!list)
+		return -ENOMEM;
+	list->m = m;
+	r = maps_read(m->process->proc_fd, "maps", note_mapping, list);
+	if (r < 0) {
+		remap_list_free(list);
 		return r;
 	}
-	/* Copies need memory; half of what is available may be used for them. */
-	available = (uint64_t)sysconf(_SC_AVPHYS_PAGES);
-	if (list.n_pages > available / 2) {
-		(void)snprintf(ret_reason, size, "%llu MiB would be needed for its own copies: free some memory first",
-			       (unsigned long long)(list.n_pages * PAGE_BYTES >> 20));
-		free(list.runs);
-		return -ENOMEM;
-	}
-	done = call_on_all(m, &list, RING_UNMERGE, 0);
+	*ret = list;
+	*ret_copies = list->mapped.n_pages - MIN(list->copies, list->mapped.n_pages);
+	return 0;
+}
+
+void remap_list_free(struct remap_list *list)
+{
+	if (!list)
+		return;
+	free(list->mapped.runs);
+	free(list);
+}
+
+uint64_t remap_list_pages(const struct remap_list *list)
+{
+	return list->mapped.n_pages;
+}
+
+int64_t remap_list_give_back(struct member *m, const struct remap_list *list, size_t *at,
+			     uint64_t max_pages)
+{
+	const struct ring_run *runs = list->mapped.runs + *at;
+	uint64_t pages = 0;
+	size_t n = 0;
+	int64_t done;
+
+	while (*at + n < list->mapped.n && (n == 0 || pages + runs[n].n_pages <= max_pages))
+		pages += runs[n++].n_pages;
+	if (n == 0)
+		return 0;
+	done = call_on_all(m, runs, n, RING_UNMERGE, 0);
 	FAULT_POINT("remap-unmerged");
 	/* Its pages are its own from here on. What is left is to make them anonymous again. */
 	if (done >= 0)
-		done = reclaim(m, &list);
-	if (done >= 0 && (uint64_t)done < list.n_pages) {
-		(void)snprintf(ret_reason, size, "%llu of its pages could not be given back",
-			       (unsigned long long)(list.n_pages - (uint64_t)done));
-		done = -EBUSY;
-	}
-	free(list.runs);
-	return (int)MIN(done, (int64_t)0);
+		done = reclaim(m, runs, n);
+	if (done < 0 && done != -EBUSY)
+		return done;
+	*at += n;
+	return (int64_t)pages;
 }
 
 /* --- while it stays -------------------------------------------------------------------------- */
@@ -223,7 +265,7 @@ int64_t remap_reclaim(struct member *m)
 
 	m->n_maps = list.n_maps * 2;
 	if (r >= 0 && list.n > 0) {
-		r = reclaim(m, &list);
+		r = reclaim(m, list.runs, list.n);
 		for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
 			(void)tracker_arm(m->tracker, m->blocks[i]->start, m->blocks[i]->n_pages);
 	}

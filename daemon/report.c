@@ -91,6 +91,13 @@ static void add_member(const struct manager *mgr, const struct member *m, json_t
 /* Of its state, or why it is not as its policy says. */
 static const char *reason_of(const struct guest *g)
 {
+	if (!*g->reason && g->member && g->member->unmerge)
+		return "its pages are being given back";
+	if (!*g->reason && g->member && g->member->unmerge_failed)
+		return "not all its pages could be given back, for want of memory most likely: memsharectl "
+		       "unmerge tries again";
+	if (!*g->reason && g->member && g->member->unmerged)
+		return "unmerged: it shares nothing until it is enrolled again (memsharectl enroll)";
 	return !*g->reason && g->enrolment ? g->enrolment->reason : g->reason;
 }
 
@@ -107,6 +114,8 @@ json_t *report_guest(const struct manager *mgr, const struct guest *g)
 			      e && e->facts ? or_null(e->facts->title) : NULL, "enabled",
 			      e ? policy_enabled_to_string(e->policy.enabled) : NULL);
 
+	if (o && g->member && g->member->unmerged)
+		(void)json_object_set_new(o, "unmerged", json_true());
 	if (o && g->member)
 		add_member(mgr, g->member, o);
 	return o;

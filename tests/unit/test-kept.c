@@ -44,12 +44,14 @@ static void text_comes_back(void **state _unused_)
 	ask(&e.asked, POLICY_FIELD_ENABLED, "yes");
 	ask(&e.asked, POLICY_FIELD_DOMAIN, "tenant-a");
 	ask(&e.asked, POLICY_FIELD_CPU, "12.5%");
+	e.unmerged = true;
 	add(&e.ram, 0x7f0000000000, 0x7f0008000000);
 	add(&e.ram, 0x7f1000000000, 0x7f1000200000);
 	add(&e.marks, 0x7f0000000000, 0x7f0008000000);
 	assert_int_equal(kept_format(&e, BOOT, &text, &len), 0);
 	assert_int_equal(kept_parse(text, len, BOOT, &back), 0);
 	assert_int_equal(back.asked.set, e.asked.set);
+	assert_true(back.unmerged);
 	assert_true(policy_equal(&back.asked, &e.asked));
 	assert_int_equal(back.asked.source[POLICY_FIELD_CPU], POLICY_SOURCE_RUNTIME);
 	assert_ranges(&back.ram, e.ram.n, e.ram.ranges);
@@ -78,6 +80,7 @@ static void other_text_is_refused(void **state _unused_)
 		"memshared-guest 2\nboot " BOOT "\n",
 		HEAD "x",
 		HEAD "\n",
+		HEAD "unmerged no\n",
 		HEAD "ram\n",
 		HEAD "ram \n",
 		HEAD "ram 1000\n",
