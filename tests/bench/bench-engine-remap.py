@@ -89,7 +89,7 @@ def churn():
             for number in range(ROUNDS + 1):
                 if number:
                     for g in guests:
-                        g.rewrite_half(number, unit)
+                        g.rewrite(number, unit)
                     host.wait(lambda: m.daemon.call("Status")["totals"]["sharing_pages"] < first * 0.8,
                               60, "what was rewritten is not shared any more")
                 sharing = merged_again(m, first) if number else first

@@ -92,9 +92,9 @@ class Synthetic:
         subprocess.run([os.path.join(harness.BUILD, "tests/bench/fill"), str(self.pid),
                         *self._words, *map(str, words)], check=True)
 
-    def rewrite_half(self, number, unit):
-        """New content for the half of all pages that goes with this round, unit pages together."""
-        self._fill(number, unit)
+    def rewrite(self, number, unit, share=50):
+        """New content for the share of all pages that goes with this round, unit pages together."""
+        self._fill(number, unit, share)
 
     def _ram(self):
         try:
@@ -195,18 +195,15 @@ def run_ksmd_defaults(host, case):
             "sharing": audit_sharing(host, guests), "available": harness.meminfo() - available}
 
 
-def run_ksmd(host, case):
-    """The kernel alone, at full speed; converged when two full scans brought nothing more."""
-    unmerge_all()
-    guests = make_guests(host, case)
+def merge_by_ksmd():
+    """At full speed, until two full scans brought nothing more: [(seconds, cpu, pages saved), ...]."""
     ksmd = ksmd_pid()
-    available = harness.meminfo()
     ksm_module.write("pages_to_scan", 20000)
     ksm_module.write("sleep_millisecs", 0)
     ksm_module.write("smart_scan", 1)
-    cpu, began, before = cpu_of_thread(ksmd), time.monotonic(), ksm_module.counters()
+    cpu, began, scans = cpu_of_thread(ksmd), time.monotonic(), ksm_module.counters()["full_scans"]
+    sharing, quiet, history = 0, 0, []
     ksm_module.write("run", 1)
-    scans, sharing, quiet, history = before["full_scans"], 0, 0, []
     while quiet < 2 and time.monotonic() - began < 300:
         time.sleep(0.02)
         c = ksm_module.counters()
@@ -215,11 +212,21 @@ def run_ksmd(host, case):
             quiet = quiet + 1 if c["pages_sharing"] <= sharing + sharing // 1000 and sharing else 0
             scans, sharing = c["full_scans"], c["pages_sharing"]
     ksm_module.write("run", 0)
+    return history
+
+
+def run_ksmd(host, case):
+    """The kernel alone, at full speed."""
+    unmerge_all()
+    guests = make_guests(host, case)
+    available, scanned = harness.meminfo(), ksm_module.counters()["pages_scanned"]
+    cpu = cpu_of_thread(ksmd_pid())
+    history = merge_by_ksmd()
     # Until it had merged all but a thousandth: what it did afterwards is not counted.
     wall, used, _ = next(h for h in history if h[2] >= history[-1][2] * 0.999)
-    scanned = ksm_module.counters()["pages_scanned"] - before["pages_scanned"]
+    scanned = ksm_module.counters()["pages_scanned"] - scanned
     return {"cpu": used, "wall": wall, "sharing": audit_sharing(host, guests), "maps": 0,
-            "gbps": scanned * PAGE / 1e9 / (cpu_of_thread(ksmd) - cpu),
+            "gbps": scanned * PAGE / 1e9 / (cpu_of_thread(ksmd_pid()) - cpu),
             "available": harness.meminfo() - available}
 
 

@@ -2,14 +2,14 @@
 /*
  * Fills a guest's RAM from outside with a known mixture:
  *
- *   fill PID START PAGES SEED DUPLICATES RUN [ROUND UNIT]
+ *   fill PID START PAGES SEED DUPLICATES RUN [ROUND UNIT [SHARE]]
  *
  * DUPLICATES per cent of the pages hold content that depends on the page's number only (equal
  * in all guests filled so), in runs of RUN pages; the others are unique to SEED. With RUN 1 the
  * duplicates are isolated: no two are neighbours up to 50 %.
  *
- * With ROUND (1, 2, ...) half of the pages get new content, others the same in each round: UNIT
- * neighbouring pages together. What was a duplicate is one again.
+ * With ROUND (1, 2, ...) SHARE per cent of the pages (50) get new content, in each round others:
+ * UNIT neighbouring pages together. What was a duplicate is one again.
  */
 #include <inttypes.h>
 #include <sys/uio.h>
@@ -38,12 +38,12 @@ static void fill_page(uint64_t *page, uint64_t seed, uint64_t number)
 }
 
 struct mixture {
-	uint64_t seed, percent, run, round, unit;
+	uint64_t seed, percent, run, round, unit, share;
 };
 
 static bool is_chosen(const struct mixture *m, uint64_t page)
 {
-	return m->round == 0 || mix(m->round << 40 ^ page / m->unit) & 1;
+	return m->round == 0 || mix(m->round << 40 ^ page / m->unit) % 100 < m->share;
 }
 
 /* The duplicates are spread evenly: cluster k is one when k * percent / 100 steps. */
@@ -76,18 +76,19 @@ static int fill_some(const struct mixture *m, pid_t pid, uint64_t start, uint64_
 
 int main(int argc, char **argv)
 {
-	struct mixture m = { .unit = 1 };
+	struct mixture m = { .unit = 1, .share = 50 };
 	uint64_t pid, start, n_pages;
 	size_t used;
 
-	if ((argc != 7 && argc != 9) || parse_u64(argv[1], 1, INT32_MAX, &pid) < 0 ||
+	if ((argc != 7 && argc != 9 && argc != 10) || parse_u64(argv[1], 1, INT32_MAX, &pid) < 0 ||
 	    parse_u64_prefix(argv[2], strlen(argv[2]), 16, &start, &used) < 0 ||
 	    parse_u64(argv[3], 1, UINT32_MAX, &n_pages) < 0 ||
 	    parse_u64(argv[4], 1, UINT32_MAX, &m.seed) < 0 ||
 	    parse_u64(argv[5], 0, 100, &m.percent) < 0 || parse_u64(argv[6], 1, 4096, &m.run) < 0 ||
-	    (argc == 9 && (parse_u64(argv[7], 1, 100000, &m.round) < 0 ||
-			   parse_u64(argv[8], 1, 4096, &m.unit) < 0))) {
-		(void)fprintf(stderr, "usage: fill PID START(hex) PAGES SEED DUPLICATES%% RUN [ROUND UNIT]\n");
+	    (argc >= 9 && (parse_u64(argv[7], 1, 100000, &m.round) < 0 ||
+			   parse_u64(argv[8], 1, 4096, &m.unit) < 0)) ||
+	    (argc == 10 && parse_u64(argv[9], 0, 100, &m.share) < 0)) {
+		(void)fprintf(stderr, "usage: fill PID START(hex) PAGES SEED DUPLICATES%% RUN [ROUND UNIT [SHARE]]\n");
 		return EXIT_FAILURE;
 	}
 	for (uint64_t at = 0; at < n_pages; at += CHUNK_PAGES) {

@@ -56,6 +56,10 @@
 #define DISK_EVERY    512
 #define CONSOLE_EVERY 256
 
+/* Command loop: how finely, and up to what, single writes are told apart. */
+#define LOOP_UNIT_NSEC 500
+#define LOOP_UNITS_MAX 65536
+
 struct verify {
 	struct content content;
 	struct page_state *pages;
@@ -83,12 +87,17 @@ static void __attribute__((noreturn)) verify_fail(const char *what)
 	verify_end();
 }
 
-static uint64_t now_usec(void)
+static uint64_t now_nsec(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t now_usec(void)
+{
+	return now_nsec() / 1000;
 }
 
 static uint64_t *page_words(const struct verify *v, size_t page)
@@ -238,6 +247,17 @@ static size_t memory_rewrite(struct verify *v, unsigned int percent, bool scramb
 
 /* --- commands -------------------------------------------------------------- */
 
+/* In nanoseconds, rounded up to a unit; of a histogram of n. */
+static uint64_t percentile(const uint32_t *took, uint64_t n, unsigned int permille)
+{
+	uint64_t seen = 0;
+	size_t i = 0;
+
+	while (i < LOOP_UNITS_MAX - 1 && (seen += took[i]) * 1000 < n * permille)
+		i++;
+	return (i + 1) * LOOP_UNIT_NSEC;
+}
+
 static void memory_check(struct verify *v)
 {
 	v->worst_usec = 0;
@@ -300,6 +320,50 @@ static void cmd_fill(struct verify *v, char *args)
 	console_say("filled seed %llu", (unsigned long long)v->content.seed);
 }
 
+/*
+ * Writes to memory of its own, page after page, as fast as it can, and says how many pages and how
+ * long single ones took: what being tracked and merged costs a guest. The content is not checked.
+ */
+static void cmd_loop(struct verify *v, char *args)
+{
+	static uint32_t took[LOOP_UNITS_MAX]; /* how many lasted so many units; the last: or longer */
+	static unsigned char *memory;
+	static size_t n_pages;
+	unsigned long mib, seconds;
+	uint64_t start, end, now, n = 0, worst = 0;
+
+	(void)v;
+	if (sscanf(args, "%lu %lu", &mib, &seconds) != 2 || !mib || !seconds) {
+		console_say("error MiB and seconds expected");
+		return;
+	}
+	if (!memory) {
+		n_pages = (mib << 20) / CONTENT_PAGE_SIZE;
+		memory = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+		if (memory == MAP_FAILED)
+			verify_fail("memory to write to");
+	}
+	memset(took, 0, sizeof(took));
+	start = now = now_nsec();
+	end = start + seconds * 1000000000ull;
+	while (now < end) {
+		uint64_t before = now, units;
+
+		memset(memory + n % n_pages * CONTENT_PAGE_SIZE, (int)(n / n_pages + 1), CONTENT_PAGE_SIZE);
+		n++;
+		now = now_nsec();
+		units = (now - before) / LOOP_UNIT_NSEC;
+		took[units < LOOP_UNITS_MAX ? units : LOOP_UNITS_MAX - 1]++;
+		if (now - before > worst)
+			worst = now - before;
+	}
+	console_say("looped pages %llu p50 %llu p99 %llu p999 %llu p100 %llu", (unsigned long long)n,
+		    (unsigned long long)percentile(took, n, 500),
+		    (unsigned long long)percentile(took, n, 990),
+		    (unsigned long long)percentile(took, n, 999), (unsigned long long)worst);
+}
+
 static void cmd_poke(struct verify *v, char *args)
 {
 	size_t page, offset;
@@ -331,6 +395,7 @@ static const struct command {
 	{"rewrite", cmd_rewrite},   /* PERCENT [runs]: new content of the same class */
 	{"scramble", cmd_scramble}, /* PERCENT [runs]: new content, equal to nothing */
 	{"fill", cmd_fill},	    /* SEED: everything anew for another seed */
+	{"loop", cmd_loop},	    /* MIB SECONDS: write as fast as it can: "looped ..." (ns) */
 	{"poke", cmd_poke},	    /* PAGE OFFSET: spoil a byte, to test the check itself */
 	{"quit", cmd_quit},
 };

@@ -202,7 +202,12 @@ class Libvirt(contextlib.ExitStack):
         self._daemon.send_signal(signal.SIGSTOP)
 
     def thaw(self):
+        """Goes on, or anew: libvirt 9.0 may crash over a call whose client has gone meanwhile."""
         self._daemon.send_signal(signal.SIGCONT)
+        self.virsh("list", check=False)
+        time.sleep(0.5)
+        if self._daemon.poll() is not None:
+            self.start()
 
     # --- domains ----------------------------------------------------------
 
