@@ -35,6 +35,7 @@ struct options {
 	bool json;
 	const char *domain, *engine;
 	bool persist, all;
+	const char *seconds;
 	const char *groups[CLIENT_GROUPS_MAX]; /* NAME=PID,PID... */
 	size_t n_groups;
 	char **words; /* what follows the command */
@@ -48,6 +49,7 @@ enum option_set {
 	OPTION_ENGINE = 1 << 2,
 	OPTION_PERSIST = 1 << 3,
 	OPTION_ALL = 1 << 4,
+	OPTION_SECONDS = 1 << 5,
 };
 
 struct command {
@@ -65,6 +67,7 @@ int cmd_guests(const struct options *o);
 int cmd_enroll(const struct options *o);
 int cmd_unenroll(const struct options *o);
 int cmd_unmerge(const struct options *o);
+int cmd_yield(const struct options *o);
 int cmd_estimate(const struct options *o);
 int cmd_policy(const struct options *o);
 int cmd_reload(const struct options *o);

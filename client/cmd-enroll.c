@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* enroll and unenroll: one call for each guest, going on after one that fails. */
+/* enroll, unenroll and yield: one call for each guest, going on after one that fails. */
 #include "client/call.h"
 #include "client/client.h"
 #include "client/print.h"
+#include "common/parse.h"
 
 /* "enrolled 1234 (web1): domain a, engine ksm" */
 static void print_result(const char *done, json_int_t pid, json_t *guest)
@@ -26,6 +27,8 @@ static json_t *build_parameters(const struct options *o, json_t *pid)
 {
 	json_t *p = must(json_pack("{s:O}", "pid", pid));
 
+	if (o->seconds && json_object_set_new(p, "seconds", json_integer(strtoll(o->seconds, NULL, 10))) < 0)
+		must(NULL);
 	/* What is no UTF-8 can't be sent; no such domain or engine can exist either. */
 	if (o->persist && json_object_set_new(p, "persist", json_true()) < 0)
 		must(NULL);
@@ -80,6 +83,19 @@ static int for_each_guest(const struct options *o, const char *method, const cha
 int cmd_enroll(const struct options *o)
 {
 	return for_each_guest(o, "Enroll", "enrolled");
+}
+
+int cmd_yield(const struct options *o)
+{
+	uint64_t seconds;
+
+	if (o->seconds && parse_u64(o->seconds, 0, INT32_MAX, &seconds) < 0) {
+		_cleanup_free_ char *shown = printable(o->seconds);
+
+		complain("not a number of seconds: \"%s\"", shown);
+		return STATUS_USAGE;
+	}
+	return for_each_guest(o, "Yield", o->seconds && seconds == 0 ? "tracked again" : "yields");
 }
 
 int cmd_unenroll(const struct options *o)

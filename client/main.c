@@ -26,6 +26,8 @@ static const struct command commands[] = {
 	{ "unmerge", "unmerge GUEST... | --domain NAME | --all",
 	  "give guests their pages back, and share none until enroll", OPTION_DOMAIN | OPTION_ALL, 0,
 	  SIZE_MAX, cmd_unmerge },
+	{ "yield", "yield [--seconds N] GUEST...", "leave guests' userfaultfd to QEMU for a while",
+	  OPTION_SECONDS, 1, SIZE_MAX, cmd_yield },
 	{ "policy", "policy GUEST", "what may be done with a guest, and who says so", 0, 1, 1,
 	  cmd_policy },
 	{ "estimate", "estimate [--group NAME=PID,...] [PID...]",
@@ -111,6 +113,7 @@ static void print_help(void)
 	       "      --all           unmerge: all guests\n"
 	       "      --engine NAME   enroll: how to merge (auto, remap, ksm, zero)\n"
 	       "      --persist       enroll, unenroll: keep it in the guest's libvirt metadata\n"
+	       "      --seconds N     yield: for how long at least (60); 0 ends it\n"
 	       "      --group NAME=PID,...\n"
 	       "                      estimate: guests that would share; may be repeated\n"
 	       "  -h, --help          print this and exit\n"
@@ -125,6 +128,7 @@ enum {
 	OPT_ENGINE,
 	OPT_PERSIST,
 	OPT_ALL,
+	OPT_SECONDS,
 };
 
 /* Reads the options; -1 to go on, else an exit status. */
@@ -138,6 +142,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 		{ "engine", required_argument, NULL, OPT_ENGINE },
 		{ "persist", no_argument, NULL, OPT_PERSIST },
 		{ "all", no_argument, NULL, OPT_ALL },
+		{ "seconds", required_argument, NULL, OPT_SECONDS },
 		{ "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },
 		{},
@@ -164,6 +169,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 			break;
 		case OPT_ENGINE:
 			o->engine = optarg;
+			break;
+		case OPT_SECONDS:
+			o->seconds = optarg;
 			break;
 		case OPT_PERSIST:
 			o->persist = true;
@@ -209,6 +217,7 @@ static bool usage_is_right(const struct command *c, const struct options *o)
 		{ OPTION_DOMAIN, o->domain != NULL, "--domain", "enroll and unmerge" },
 		{ OPTION_ALL, o->all, "--all", "unmerge" },
 		{ OPTION_ENGINE, o->engine != NULL, "--engine", "enroll" },
+		{ OPTION_SECONDS, o->seconds != NULL, "--seconds", "yield" },
 		{ OPTION_PERSIST, o->persist, "--persist", "enroll and unenroll" },
 	};
 

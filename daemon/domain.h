@@ -39,6 +39,9 @@ struct domain {
 	uint64_t last_round_usec;    /* when it ended */
 	unsigned round_backoff;	     /* rounds in a row that gained next to nothing, bounded */
 	bool round_running;
+	/* Engine ksm: no pass before an audit (merge-ksm.h). A member yielded, all its pages count as
+	 * written, those that KSM has merged too: frames tell what is still shared. */
+	bool audit_wanted;
 	/* A guest left that could not give everything back: it may map any slot, so none is freed. */
 	bool store_lost;
 	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied */

@@ -21,6 +21,7 @@
 #include "daemon/merge-remap.h"
 #include "daemon/refusal.h"
 #include "daemon/unmerge.h"
+#include "daemon/yield.h"
 
 #define REASON_MAX 256
 /* What a guest may use of its CPU share at once after a rest. */
@@ -106,21 +107,43 @@ static int try_tracker(struct enroll *e, enum tracker_kind kind)
 			   &e->m->tracker);
 }
 
+/* error: why the better kinds were not to be had. */
+static void note_tracker_reason(struct enroll *e, int error)
+{
+	const char *why = "the best that this host and the guest allow";
+
+	if (e->policy.tracker != POLICY_TRACKER_AUTO)
+		why = "its policy says so";
+	else if (policy_engine_transacts(e->m->policy.engine))
+		why = "the engine works with its userfaultfd";
+	if (error == 0)
+		(void)snprintf(e->m->tracker_reason, sizeof(e->m->tracker_reason), "%s", why);
+	else
+		(void)snprintf(e->m->tracker_reason, sizeof(e->m->tracker_reason),
+			       "the best that is left: a better one says \"%s\"", strerror(-error));
+}
+
 static int make_tracker(struct enroll *e)
 {
 	static const enum tracker_kind kinds[] = { TRACKER_WP, TRACKER_SOFTDIRTY, TRACKER_REHASH };
 	static const enum policy_tracker asked[] = {
 		POLICY_TRACKER_WP, POLICY_TRACKER_SOFTDIRTY, POLICY_TRACKER_REHASH,
 	};
-	int r = -EOPNOTSUPP;
+	int r = -EOPNOTSUPP, error = 0;
 
 	/* Transactions need the userfaultfd that wp brings. */
 	for (size_t i = 0;
 	     i < (policy_engine_transacts(e->m->policy.engine) ? 1 : ARRAY_SIZE(kinds)) && r < 0; i++)
-		if (e->policy.tracker == POLICY_TRACKER_AUTO || e->policy.tracker == asked[i])
+		if (e->policy.tracker == POLICY_TRACKER_AUTO || e->policy.tracker == asked[i]) {
 			r = try_tracker(e, kinds[i]);
+			if (r >= 0)
+				note_tracker_reason(e, error);
+			error = r;
+		}
 	for (size_t i = 0; i < e->n_blocks && r >= 0; i++)
 		r = tracker_arm(e->m->tracker, e->blocks[i].start, e->blocks[i].n_pages);
+	if (r == -EBUSY)
+		(void)snprintf(e->reason, sizeof(e->reason), "%s", YIELD_QEMU_HAS_IT);
 	return r < 0 ? refuse(e, r, "its memory cannot be tracked") : 0;
 }
 
@@ -405,6 +428,7 @@ static void forget_member(struct manager *mgr, struct member *m)
 	assert(*at == m);
 	*at = m->next;
 	mgr->n_members--;
+	yield_lost(m);
 	drop_blocks(mgr, m);
 	unmerge_abandon(m);
 	manager_leave_domain(mgr, m->domain);
@@ -483,9 +507,14 @@ static void given_back(struct member *m, int r, const char *reason, void *userda
 int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, void *userdata)
 {
 	struct leave *l;
+	int r;
 
-	int r = guest_apply(m->guest, GUEST_UNENROLL, NULL);
-
+	/* Giving pages back needs the userfaultfd. */
+	if (m->yield.state != YIELD_NO && !m->gone) {
+		yield_end(mgr, m);
+		return -EBUSY;
+	}
+	r = guest_apply(m->guest, GUEST_UNENROLL, NULL);
 	if (r < 0)
 		return r;
 	if (m->gone || m->leave)

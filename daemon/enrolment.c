@@ -7,6 +7,7 @@
 #include "daemon/kept.h"
 #include "daemon/unmerge.h"
 #include "daemon/wish.h"
+#include "daemon/yield.h"
 
 /* A look is fresh enough to enter on. */
 #define LOOK_FRESH_USEC USEC_PER_SEC
@@ -249,8 +250,7 @@ static void enter(struct guest *g)
 	int r;
 
 	if (g->needs_uffd) {
-		note_failure(g, -EAGAIN, "QEMU needs userfaultfd for itself: an incoming migration or a "
-					 "background snapshot");
+		note_failure(g, -EAGAIN, YIELD_MONITOR_SAYS);
 		return;
 	}
 	/* libvirt's word, if there is one, is in e->held. */
@@ -306,7 +306,8 @@ static void look_or_enter(struct guest *g)
 static void leave(struct guest *g)
 {
 	struct enrolment *e = g->enrolment;
-	int r = enroll_leave(e->mgr, g->member, on_left, NULL);
+	/* Its memory is not touched before it has arrived: what libvirt says then brings us back. */
+	int r = e->held ? -EBUSY : enroll_leave(e->mgr, g->member, on_left, NULL);
 
 	/* Its worker ends some time, and then it is looked at again. */
 	if (r < 0)
@@ -326,6 +327,22 @@ static void adapt(struct guest *g)
 	settle(g, 0, "");
 }
 
+/* A guest that is in when libvirt or its monitor says that QEMU needs userfaultfd. */
+static void make_way(struct guest *g)
+{
+	struct manager *mgr = g->enrolment->mgr;
+
+	if (!g->member)
+		return;
+	if (g->enrolment->held)
+		(void)yield_begin(mgr, g->member, UINT64_MAX,
+				  "libvirt says that its memory is still coming in (migration)", NULL, NULL);
+	else if (g->member->yield.until_usec == UINT64_MAX)
+		yield_end(mgr, g->member);
+	else if (g->needs_uffd && g->member->yield.state == YIELD_NO)
+		(void)yield_begin(mgr, g->member, 0, YIELD_MONITOR_SAYS, NULL, NULL);
+}
+
 /* --- the review ---------------------------------------------------------------------------- */
 
 void enrolment_review(struct guest *g)
@@ -338,6 +355,7 @@ void enrolment_review(struct guest *g)
 	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, &e->runtime,
 		     &e->policy);
 	wish_refuse_engines(g, e->facts);
+	make_way(g);
 	w = (struct wish){
 		.policy = &e->policy,
 		.entered = &e->entered,

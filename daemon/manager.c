@@ -15,6 +15,7 @@
 #include "daemon/store.h"
 #include "daemon/tidy.h"
 #include "daemon/unmerge.h"
+#include "daemon/yield.h"
 
 #define KSM_SYS_PATH "/sys/kernel/mm/ksm"
 /* What may be used of the CPU budget at once after a rest. */
@@ -266,6 +267,7 @@ void manager_free(struct manager *mgr)
 		struct member *m = mgr->members;
 
 		mgr->members = m->next;
+		yield_lost(m);
 		member_unref(m);
 	}
 	while (mgr->domains) {
@@ -398,7 +400,7 @@ static void pass_done(struct member *m, int r, void *userdata)
 		m->gone = true;
 	if (m->gone) {
 		enroll_finish_leaving(mgr, m);
-	} else if (r < 0) {
+	} else if (r < 0 && m->yield.state == YIELD_NO) {
 		struct log_guest who = member_log(m);
 
 		log_full(LOG_WARNING, &who, "a pass over its memory failed (%s): trying again later",
@@ -458,7 +460,7 @@ static void remap_done(struct member *m, int r, void *userdata)
 		m->gone = true;
 	if (m->gone)
 		enroll_finish_leaving(mgr, m);
-	else if (r < 0)
+	else if (r < 0 && m->yield.state == YIELD_NO)
 		LOG_RATELIMITED(LOG_WARNING, &who, "merging failed (%s): trying again with the next pass",
 				strerror(-r));
 	manager_schedule(mgr);
@@ -524,7 +526,16 @@ static void note_refusal(struct manager *mgr, struct domain *d, int r)
 		log_info("domain %s is merged again", d->name);
 }
 
-static void start_round(struct manager *mgr, struct domain *d)
+static bool domain_is_idle(const struct manager *mgr, const struct domain *d)
+{
+	for (const struct member *m = mgr->members; m; m = m->next)
+		if (m->domain == d && m->busy)
+			return false;
+	return !d->round_running;
+}
+
+/* An audit is a round without ksmd. */
+static void start_round(struct manager *mgr, struct domain *d, bool audit)
 {
 	_cleanup_free_ struct member **members = calloc(MAX(mgr->n_members, 1U), sizeof(struct member *));
 	size_t n = 0;
@@ -534,13 +545,19 @@ static void start_round(struct manager *mgr, struct domain *d)
 		if (m->domain == d && !m->gone && !m->unmerged && m->agent)
 			members[n++] = m;
 	/* Not again before there is something new. */
-	d->offered_last_round = d->offered;
-	if (n == 0)
+	if (!audit)
+		d->offered_last_round = d->offered;
+	if (members && n == 0) {
+		d->audit_wanted = false;
 		return;
+	}
 	if (members)
-		r = merge_ksm_round(mgr->merge_ksm, d, members, n, true, round_done, mgr);
+		r = merge_ksm_round(mgr->merge_ksm, d, members, n, !audit, round_done, mgr);
 	d->round_running = r >= 0;
-	note_refusal(mgr, d, r);
+	if (audit)
+		d->audit_wanted = r < 0;
+	else
+		note_refusal(mgr, d, r);
 }
 
 static void tidy_over(struct domain *d, uint64_t reclaimed_pages, uint64_t freed_slots, void *userdata)
@@ -572,8 +589,33 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, members, n, tidy_over, mgr) >= 0;
 }
 
+/* What is due for the domain as a whole; true when its members must wait for it. */
+static bool schedule_domain(struct manager *mgr, struct domain *d, uint64_t now)
+{
+	if (yield_holds_domain(mgr, d))
+		return d->audit_wanted;
+	if (d->audit_wanted && domain_is_idle(mgr, d))
+		start_round(mgr, d, true);
+	else if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
+		start_round(mgr, d, false);
+	else if (d->store && !d->round_running && d->next_tidy_usec <= now && domain_is_quiet(mgr, d, now))
+		start_tidy(mgr, d, now);
+	return d->audit_wanted;
+}
+
+/* The same for a member that is free; returns when to come again (monotonic). */
+static uint64_t schedule_member(struct manager *mgr, struct member *m, uint64_t now)
+{
+	if (m->next_pass_usec > now && policy_engine_transacts(m->policy.engine) && merge_remap_wanted(m))
+		(void)merge_remap_round(&mgr->pass_env, m, &mgr->remap_stats, remap_done, mgr);
+	else if (m->next_pass_usec <= now && pass_start(&mgr->pass_env, m, pass_done, mgr) < 0)
+		m->next_pass_usec = now + PASS_RETRY_USEC;
+	return m->busy ? UINT64_MAX : m->next_pass_usec;
+}
+
 void manager_schedule(struct manager *mgr)
 {
+	bool resting = manager_is_resting(mgr);
 	uint64_t now = now_usec(), next = UINT64_MAX;
 
 	if (mgr->stopping)
@@ -582,27 +624,19 @@ void manager_schedule(struct manager *mgr)
 	for (struct member *m = mgr->members; m; m = m->next)
 		if (m->unmerge)
 			unmerge_go(mgr, m);
-	if (manager_is_resting(mgr)) {
-		(void)sd_event_source_set_enabled(mgr->timer, SD_EVENT_OFF);
-		return;
-	}
-	for (struct domain *d = mgr->domains; d; d = d->next) {
-		if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
-			start_round(mgr, d);
-		else if (d->store && !d->round_running && d->next_tidy_usec <= now &&
-			 domain_is_quiet(mgr, d, now))
-			start_tidy(mgr, d, now);
-	}
+	for (struct domain *d = mgr->domains; d && !resting; d = d->next)
+		if (schedule_domain(mgr, d, now))
+			next = MIN(next, now + PASS_RETRY_USEC);
 	for (struct member *m = mgr->members; m; m = m->next) {
-		if (m->busy || m->gone || m->unmerged)
+		uint64_t due = UINT64_MAX;
+
+		if (m->busy || m->gone)
 			continue;
-		if (m->next_pass_usec > now && policy_engine_transacts(m->policy.engine) &&
-		    merge_remap_wanted(m))
-			(void)merge_remap_round(&mgr->pass_env, m, &mgr->remap_stats, remap_done, mgr);
-		else if (m->next_pass_usec <= now && pass_start(&mgr->pass_env, m, pass_done, mgr) < 0)
-			m->next_pass_usec = now + PASS_RETRY_USEC;
-		if (!m->busy)
-			next = MIN(next, m->next_pass_usec);
+		if (m->yield.state != YIELD_NO)
+			due = yield_step(mgr, m, now);
+		else if (!resting && !m->unmerged && !m->domain->audit_wanted)
+			due = schedule_member(mgr, m, now);
+		next = MIN(next, due);
 	}
 	if (next == UINT64_MAX) {
 		(void)sd_event_source_set_enabled(mgr->timer, SD_EVENT_OFF);

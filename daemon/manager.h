@@ -7,6 +7,7 @@
  *   enrolment.c       which guests should be in, and what is done about the difference
  *   enroll.c          a guest enters (attach, tracker, ledger) or leaves (un-merge, detach)
  *   unmerge.c         a guest gets its pages back and stays
+ *   yield.c           a guest is left alone while QEMU uses userfaultfd itself
  *   libvirt-guests.c  what libvirt says, brought to the guests that it means
  *   methods.c         the control interface's methods
  */
@@ -100,7 +101,8 @@ enum policy_engine enroll_engine(const struct manager *mgr, const struct policy 
 int enroll_start(struct manager *mgr, struct guest *g, const struct policy *policy,
 		 enroll_done_fn *done, void *userdata);
 /* Un-merges the guest's pages, takes the agent out. done is called once, later; the
- * member is gone then, also when r < 0 says that something of ours had to stay in it. */
+ * member is gone then, also when r < 0 says that something of ours had to stay in it. -EBUSY: it
+ * yields (yield.h), which is being ended. */
 int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, void *userdata);
 /* Another policy for a guest that stays in; only what wish_must_reenter() allows may differ. -EBUSY:
  * a job of the member reads the old one. */

@@ -42,7 +42,22 @@ struct member_policy {
 };
 
 struct leave;
+struct member;
 struct unmerge;
+
+/* Whether QEMU has userfaultfd to itself: yield.h. */
+struct yield {
+	enum yield_state {
+		YIELD_NO,
+		YIELD_WANTED,
+		YIELD_GIVEN,
+	} state;
+	uint64_t until_usec; /* monotonic: not taken back before */
+	char why[192];
+	bool looking, looked; /* its monitor is being asked, and sees no reason against taking it back */
+	void (*done)(struct member *m, int r, void *userdata);
+	void *userdata;
+};
 
 struct member_counts {
 	uint64_t present_pages, huge_pages, swapped_pages; /* as of the last pass */
@@ -61,6 +76,7 @@ struct member {
 	struct domain *domain;
 	struct agent_link *agent; /* NULL where injecting is not allowed or not possible */
 	struct tracker *tracker;
+	char tracker_reason[128]; /* why this one */
 	struct ledger_block *blocks[RAM_BLOCKS_MAX];
 	size_t n_blocks;
 	/* Engine ksm: what is marked MERGEABLE in each block now, and what QEMU had marked. */
@@ -83,9 +99,14 @@ struct member {
 	bool unmerged; /* its pages are its own and stay so: unmerge.h */
 	bool unmerge_failed; /* ... should be, but not all could be given back */
 	struct unmerge *unmerge; /* they are being given back; NULL: no */
+	struct yield yield;
 	struct leave *leave; /* how it leaves; NULL: it exited */
 	struct member *next;
 };
+
+/* The longest that a job waits for its budget without looking whether the member may still be worked
+ * on, and whether the budget was raised. */
+#define MEMBER_WAIT_USEC (100 * USEC_PER_MSEC)
 
 struct member *member_ref(struct member *m);
 /* Frees the member with the last reference: the tracker disarms, the agent link closes. */

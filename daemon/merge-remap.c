@@ -373,12 +373,12 @@ static void start_batch(struct remap *r)
 	uint64_t wait = budget_wait_usec(r->env->cpu, now_usec());
 	int q = 0;
 
-	if (r->m->gone) {
+	if (r->m->gone || r->m->yield.state != YIELD_NO) {
 		finish(r, -ECANCELED);
 		return;
 	}
 	if (wait > 0) {
-		wait = MIN(wait, USEC_PER_SEC);
+		wait = MIN(wait, (uint64_t)MEMBER_WAIT_USEC);
 		if (!r->timer)
 			q = sd_event_add_time_relative(r->env->event, &r->timer, CLOCK_MONOTONIC, wait, 1000,
 						       on_budget, r);

@@ -7,6 +7,11 @@
 #include "daemon/libvirt-guests.h"
 #include "daemon/manager.h"
 #include "daemon/report.h"
+#include "daemon/yield.h"
+
+/* Yield() without a number, and at most. */
+#define YIELD_SECONDS	  60
+#define YIELD_SECONDS_MAX 86400
 
 static struct {
 	reload_fn *fn;
@@ -367,6 +372,54 @@ static int unmerge(struct control_call *call, json_t *parameters, void *userdata
 	return 0;
 }
 
+/* --- Yield ------------------------------------------------------------------------- */
+
+static void yielded(struct member *m, int r, void *userdata)
+{
+	struct waiting *w = userdata;
+
+	if (r == -ESRCH)
+		(void)no_such_guest(w->call, w->pid, "the process has exited, or the guest is leaving");
+	else if (r < 0)
+		(void)refused(w->call, w->pid, strerror(-r));
+	else
+		(void)control_call_reply(w->call, json_pack("{s:o}", "guest", report_guest(w->mgr, m->guest)));
+	waiting_free(w);
+}
+
+static int yield(struct control_call *call, json_t *parameters, void *userdata)
+{
+	struct manager *mgr = userdata;
+	json_int_t pid = json_integer_value(json_object_get(parameters, "pid")), seconds = YIELD_SECONDS;
+	struct guest *g = pid > 0 && pid <= INT32_MAX ? registry_find(mgr->registry, (pid_t)pid) : NULL;
+	struct waiting *w;
+	int r;
+
+	(void)json_unpack(parameters, "{s?I}", "seconds", &seconds);
+	if (seconds < 0 || seconds > YIELD_SECONDS_MAX)
+		return control_call_invalid(call, "seconds");
+	if (!g)
+		return no_such_guest(call, (pid_t)pid, "no guest has this pid: memsharectl guests lists them");
+	if (!g->member)
+		return refused(call, (pid_t)pid,
+			       "it is not enrolled: nothing of memshared's keeps QEMU from userfaultfd");
+	if (seconds == 0) {
+		yield_end(mgr, g->member);
+		return reply(call, json_pack("{s:o}", "guest", report_guest(mgr, g)));
+	}
+	w = wait_for(call, mgr, (pid_t)pid, parameters);
+	if (!w)
+		return -ENOMEM;
+	r = yield_begin(mgr, g->member, (uint64_t)seconds * USEC_PER_SEC, "memsharectl yield was asked for",
+			yielded, w);
+	if (r >= 0)
+		return 0;
+	waiting_free(w);
+	if (r == -EBUSY)
+		return control_call_fail(call, "Busy", "another client waits for this guest to yield");
+	return no_such_guest(call, (pid_t)pid, "the guest is leaving");
+}
+
 static int policy(struct control_call *call, json_t *parameters, void *userdata)
 {
 	const struct manager *mgr = userdata;
@@ -394,7 +447,8 @@ const struct control_method *methods_table(size_t *ret_n)
 	static const struct control_method table[] = {
 		{ "Status", status, false },	 { "Guests", guests, false },
 		{ "Enroll", enroll, true },	 { "Unenroll", unenroll, true },
-		{ "Unmerge", unmerge, true },	 { "Policy", policy, true },
+		{ "Unmerge", unmerge, true },	 { "Yield", yield, true },
+		{ "Policy", policy, true },
 		{ "Estimate", methods_estimate, true }, { "Reload", reload, true },
 	};
 

@@ -42,14 +42,14 @@ static int on_budget(sd_event_source *s _unused_, uint64_t usec _unused_, void *
 	return 0;
 }
 
-/* Calls p->next now or when all budgets allow; a guest that left ends the pass. */
+/* Calls p->next now or when all budgets allow; a guest that left or yields ends the pass. */
 static void proceed(struct pass *p)
 {
 	uint64_t now = now_usec();
 	uint64_t wait = MAX(budget_wait_usec(p->env->cpu, now), budget_wait_usec(p->env->reads, now));
 	int r;
 
-	if (p->m->gone) {
+	if (p->m->gone || p->m->yield.state != YIELD_NO) {
 		pass_finish(p, -ECANCELED);
 		return;
 	}
@@ -58,8 +58,7 @@ static void proceed(struct pass *p)
 		p->next(p);
 		return;
 	}
-	/* No longer than a second at a time, so that a raised budget is noticed. */
-	wait = MIN(wait, USEC_PER_SEC);
+	wait = MIN(wait, (uint64_t)MEMBER_WAIT_USEC);
 	if (!p->timer) {
 		r = sd_event_add_time_relative(p->env->event, &p->timer, CLOCK_MONOTONIC, wait, 1000,
 					       on_budget, p);

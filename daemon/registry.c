@@ -56,6 +56,7 @@ struct look {
 		struct guest_memory memory;
 		int memory_error;
 		uint32_t shows;
+		bool asked; /* its monitor, which may not have answered */
 		bool needs_uffd, may_arrive;
 	} *found;
 	size_t n_found;
@@ -97,6 +98,7 @@ static void ask_monitor(struct found *f)
 	size_t n_devs = 0;
 	bool answered = false;
 
+	f->asked = true;
 	for (size_t i = 0; devs && i < f->identity.cmdline.n_monitors && !answered; i++) {
 		struct qmp *q;
 
@@ -237,13 +239,15 @@ static bool is_same_memory(const struct guest_memory *a, const struct guest_memo
 static bool note_found(struct guest *g, const struct found *f)
 {
 	bool moved = f->memory_error >= 0 && !is_same_memory(&g->memory, &f->memory);
-	bool changed = moved || g->shows != f->shows;
+	bool changed = moved || g->shows != f->shows || (f->asked && g->needs_uffd != f->needs_uffd);
 	char reason[GUEST_REASON_BYTES] = "";
 	enum guest_event seen = GUEST_LOOK_REFUSED;
 
 	g->shows = f->shows;
-	g->needs_uffd = f->needs_uffd;
-	g->may_arrive = f->may_arrive;
+	if (f->asked) {
+		g->needs_uffd = f->needs_uffd;
+		g->may_arrive = f->may_arrive;
+	}
 	g->is_root = f->identity.is_root;
 	g->own_program = f->identity.own_program;
 	memcpy(g->claimed_uuid, f->identity.cmdline.uuid, sizeof(g->claimed_uuid));

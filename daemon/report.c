@@ -73,12 +73,14 @@ static json_t *refusals_json(const struct manager *mgr, const struct guest *g)
 static void add_member(const struct manager *mgr, const struct member *m, json_t *o)
 {
 	struct account a;
+	bool yields = m->yield.state == YIELD_GIVEN;
 	json_t *more;
 
 	account_of_member(mgr, m, &a);
-	more = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "domain",
+	more = json_pack("{s:s, s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "domain",
 			 m->domain->name, "engine", policy_engine_to_string(m->policy.engine), "tracker",
-			 m->tracker ? tracker_kind_to_string(tracker_kind(m->tracker)) : "none",
+			 m->tracker && !yields ? tracker_kind_to_string(tracker_kind(m->tracker)) : "none",
+			 "tracker_reason", or_null(yields ? m->yield.why : m->tracker_reason),
 			 "present_bytes", INT(a.present_bytes), "shared_pages", INT(a.sharers_pages),
 			 "sharing_pages", INT(a.sharing_pages), "zero_pages", INT(a.zero_pages),
 			 "saved_bytes", INT(a.saved_bytes), "overhead_bytes", INT(a.overhead_bytes), "passes",
@@ -91,6 +93,8 @@ static void add_member(const struct manager *mgr, const struct member *m, json_t
 /* Of its state, or why it is not as its policy says. */
 static const char *reason_of(const struct guest *g)
 {
+	if (g->member && g->member->yield.state != YIELD_NO)
+		return g->member->yield.why;
 	if (!*g->reason && g->member && g->member->unmerge)
 		return "its pages are being given back";
 	if (!*g->reason && g->member && g->member->unmerge_failed)

@@ -133,23 +133,38 @@ static int unregister_by_span(struct tracker_wp *t, hva start, uint64_t n_pages)
 	return r;
 }
 
+/* Only for what we registered: where QEMU has a userfaultfd of its own, kernels before 6.15 would
+ * let us take that away. */
+static int disarm_range(struct tracker_wp *t, uint64_t start, uint64_t end)
+{
+	int r = wp_unregister(t, start, end);
+
+	cache_drop(t, start, end);
+	if (is_untrackable(r))
+		r = unregister_by_span(t, HVA(start), (end - start) >> PAGE_SHIFT);
+	/* Where it can't be forgotten it is unregistered once more at the end. */
+	if (r >= 0 || r == -ESRCH)
+		(void)range_set_remove(&t->armed, start, end);
+	return r;
+}
+
 static int wp_disarm(struct tracker *base, hva start, uint64_t n_pages)
 {
 	struct tracker_wp *t = wp(base);
 	uint64_t end = hva_add_pages(start, n_pages).addr;
-	int r = wp_unregister(t, start.addr, end);
+	int error = 0;
 
-	cache_drop(t, start.addr, end);
-	if (is_untrackable(r))
-		r = unregister_by_span(t, start, n_pages);
-	/* Where it can't be forgotten it is unregistered once more at the end. */
-	if (r >= 0 || r == -ESRCH)
-		(void)range_set_remove(&t->armed, start.addr, end);
-	return r;
+	for (size_t n = t->armed.n; n > 0; n--) {
+		struct range armed = t->armed.ranges[n - 1];
+		uint64_t from = MAX(armed.start, start.addr), to = MIN(armed.end, end);
+		int r = from < to ? disarm_range(t, from, to) : 0;
+
+		if (r < 0 && error == 0)
+			error = r;
+	}
+	return error;
 }
 
-/* Only what we registered is unregistered: where QEMU has a userfaultfd of its own, kernels
- * before 6.15 would let us take that away. */
 static int register_by_span(struct tracker_wp *t, hva start, uint64_t n_pages)
 {
 	_cleanup_(span_list_done) struct span_list spans = SPAN_LIST_EMPTY;
@@ -163,7 +178,7 @@ static int register_by_span(struct tracker_wp *t, hva start, uint64_t n_pages)
 		if (is_untrackable(r))
 			r = 0;
 		if (r < 0)
-			(void)wp_disarm(&t->base, start, (s->start - start.addr) >> PAGE_SHIFT);
+			(void)disarm_range(t, start.addr, s->start);
 	}
 	return r;
 }
@@ -182,7 +197,7 @@ static int wp_arm(struct tracker *base, hva start, uint64_t n_pages)
 		return r;
 	r = range_set_add(&t->armed, start.addr, end);
 	if (r < 0)
-		(void)wp_disarm(base, start, n_pages);
+		(void)disarm_range(t, start.addr, end);
 	return r;
 }
 
@@ -233,7 +248,7 @@ static void wp_free(struct tracker *base)
 	for (size_t n = t->armed.n; n > 0; n--) {
 		struct range r = t->armed.ranges[n - 1];
 
-		(void)wp_disarm(base, HVA(r.start), (r.end - r.start) >> PAGE_SHIFT);
+		(void)disarm_range(t, r.start, r.end);
 	}
 	close_fdp(&t->uffd);
 	cache_drop(t, 0, UINT64_MAX);

@@ -83,6 +83,7 @@ enum tracker_kind tracker_kind(const struct tracker *t);
  * unregister it afterwards (nothing else ends that mode) and have it armed again.
  */
 int tracker_arm(struct tracker *t, hva start, uint64_t n_pages);
+/* Ends it, for what of the range was armed. */
 int tracker_disarm(struct tracker *t, hva start, uint64_t n_pages);
 /* Called once before the blocks of a pass: softdirty acts on the whole process, and wp sees
  * whether the process has mapped or unmapped anything. */

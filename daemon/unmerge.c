@@ -53,7 +53,8 @@ void unmerge_go(struct manager *mgr, struct member *m)
 {
 	int r;
 
-	if (m->busy || m->gone || m->unmerge->running)
+	/* Giving back needs the userfaultfd. */
+	if (m->busy || m->gone || m->unmerge->running || m->yield.state != YIELD_NO)
 		return;
 	r = giveback_start(&mgr->giveback, m, false, given_back, mgr);
 	if (r == -EAGAIN) /* the queue is full: with the next job that ends */

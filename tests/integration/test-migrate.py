@@ -18,18 +18,24 @@ CpuBudget=100%%
 PassInterval=1s
 Pressure=always
 
+[Ksm]
+Domain=%s
+AllowForeign=yes
+PagesToScan=10000
+
 [Policy "all"]
-match-name=*
+match-name=moving-*
 %s
-engine=remap
+engine=%s
 min-age=1s
 thp=split:1
 """
 CAPABILITIES = ("postcopy-ram", "background-snapshot")
 
 
-def start(host, policy="enabled=yes\ndomain=test"):
-    return host.daemon(CONFIG % (host.directory + "/state", policy))
+def start(host, policy="enabled=yes\ndomain=test", engine="remap"):
+    return host.daemon(CONFIG % (host.directory + "/state", "test" if engine == "ksm" else "", policy,
+                                 engine))
 
 
 def status(daemon, guest):
@@ -84,13 +90,13 @@ def gone(host, guest):
 
 @harness.test("a migrated guest is let in once all of its memory has arrived", limit=400)
 def precopy(host):
-    one = host.guest("one", mib=32).ready()
+    one = host.guest("moving-one", mib=32).ready()
     daemon = start(host)
     wait_for(host, daemon, one, state="enrolled")
     shares(host, daemon, one)
-    two, where = arriving(host, "two", True)
+    two, where = arriving(host, "moving-two", True)
     two.qmp.call("migrate-incoming", uri=where)
-    wait_for(host, daemon, two, because="QEMU needs userfaultfd", state="ready")
+    wait_for(host, daemon, two, because="userfaultfd", state="ready")
     speed(one, 4)
     one.qmp.call("migrate", uri=where)
     host.wait(lambda: migration(one) == "active", 60, "memory is sent")
@@ -109,8 +115,8 @@ def precopy(host):
               limit=400)
 def postcopy(host):
     daemon = start(host)
-    for name, monitor in (("two", True), ("three", False)):
-        one = host.guest("one-" + name, mib=32).ready()
+    for name, monitor in (("moving-two", True), ("moving-three", False)):
+        one = host.guest("moving-one-" + name, mib=32).ready()
         wait_for(host, daemon, one, state="enrolled")
         shares(host, daemon, one)
         two, where = arriving(host, name, monitor)
@@ -142,60 +148,132 @@ def postcopy(host):
         two.kill()
 
 
-@contextlib.contextmanager
-def sink(host):
-    """A socket that swallows a migration stream; yields its URI and a list with its length."""
-    path, length = os.path.join(host.directory, "sink"), [0]
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+def save(host, guest, name):
+    """The guest's state goes to a file by a migration; its path."""
+    file, path = (os.path.join(host.directory, name + end) for end in (".state", ".save"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(file, "wb") as out:
         listener.bind(path)
         listener.listen(1)
 
         def swallow():
-            stream = listener.accept()[0]
-            with stream:
+            with contextlib.suppress(OSError), listener.accept()[0] as stream:
                 while data := stream.recv(1 << 20):
-                    length[0] += len(data)
+                    out.write(data)
         thread = threading.Thread(target=swallow, daemon=True)
         thread.start()
-        yield "unix:" + path, length
+        guest.qmp.call("migrate", uri="unix:" + path)
+        host.wait(lambda: migration(guest) in ("completed", "failed"), 120, "the state is saved")
+        assert migration(guest) == "completed", guest.qmp.call("query-migrate")
         thread.join(60 * tap.SLOW)
+    return file
 
 
-@harness.test("QEMU refuses a background snapshot of an enrolled guest; unenrolled, it is taken",
-              limit=400)
-def background_snapshot(host):
-    ask = "unix:%s/one/ask.sock,server=on,wait=off" % host.directory
-    one = host.guest("one", mib=32, arguments=["-qmp", ask]).ready()
-    daemon = start(host, "tracker=wp")
-    daemon.ctl("enroll", "--domain", "test", one.pid)
-    wait_for(host, daemon, one, state="enrolled")
-    shares(host, daemon, one)
+def load(host, file, name):
+    """A guest that goes on from there."""
+    guest, where = arriving(host, name, False)
+    guest.qmp.call("migrate-incoming", uri=where)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream, open(file, "rb") as data:
+        stream.connect(where.partition(":")[2])
+        stream.sendfile(data)
+    host.wait(lambda: guest.qmp.call("query-status")["status"] == "running", 120, "it goes on")
+    return guest
+
+
+def is_tracked(daemon, guest):
+    return status(daemon, guest).get("tracker") == "wp"
+
+
+def background_snapshot(host, engine):
+    ask = "unix:%s/moving-one/ask.sock,server=on,wait=off" % host.directory
+    one = host.guest("moving-one", mib=32, arguments=["-qmp", ask]).ready()
+    two = host.guest("moving-two", mib=32).ready()
+    daemon = start(host, engine=engine)
+    for g in (one, two):
+        wait_for(host, daemon, g, state="enrolled")
+        shares(host, daemon, g)
     refused = None
     try:
         switch(one, "background-snapshot")
     except RuntimeError as error:
         refused = str(error)
-    tap.note("enrolled: %s" % refused)
+    tap.note("while it is tracked: %s" % refused)
     assert refused, "QEMU takes what it cannot do"
-    one.check()
-    daemon.ctl("unenroll", one.pid)
-    wait_for(host, daemon, one, state="ready")
+    answer = daemon.ctl("yield", "--seconds", 1, one.name)["guests"][0]
+    assert answer["tracker"] == "none" and "yield" in answer["tracker_reason"], answer
+    assert is_tracked(daemon, two)
     try:
         switch(one, "background-snapshot")
     except RuntimeError as error:
         raise tap.Skip("no background snapshots here: %s" % error) from error
-    done = daemon.ctl("enroll", one.pid, check=False)
-    assert done.returncode == 1 and "background snapshot" in done.stderr, done.stderr
-    with sink(host) as (where, length):
-        one.qmp.call("migrate", uri=where)
-        host.wait(lambda: migration(one) == "completed", 120, "the snapshot ends")
-        assert length[0] > 16 << 20, length
+    # The second is over, but its monitor says that the capability is on.
+    wait_for(host, daemon, one, because="monitor", tracker="none", state="enrolled")
+    file = save(host, one, "background")
+    assert os.path.getsize(file) > 16 << 20
+    assert not is_tracked(daemon, one)
+    assert status(daemon, one)["sharing_pages"] > 500, "what is shared stays so"
     switch(one)
-    daemon.ctl("enroll", "--domain", "test", one.pid)
-    shares(host, daemon, one)
+    host.wait(lambda: is_tracked(daemon, one), 60, "it is tracked again by itself")
+    assert not status(daemon, one).get("reason"), status(daemon, one)
     one.check()
+    for g in (one, two):
+        g.rewrite(50, runs=True)
+    passes = status(daemon, one)["passes"]
+    host.wait(lambda: status(daemon, one)["passes"] > passes + 3, 60, "it is read again")
+    shares(host, daemon, one)
+    for g in (one, two):
+        g.check()
+    # The snapshot is of one moment: a guest that goes on from there checks each of its bytes.
+    one.kill()
+    load(host, file, "moving-three").check()
+
+
+@harness.test("a background snapshot is taken once memshared has yielded, and it is tracked again after",
+              limit=400)
+def background_snapshot_remap(host):
+    background_snapshot(host, "remap")
+
+
+@harness.test("the same where the kernel's KSM has merged", limit=400)
+def background_snapshot_ksm(host):
+    host.ksm().set(run=0)
+    background_snapshot(host, "ksm")
+
+
+@harness.test("yielding ends when its time is over, when told, and with the guest", limit=300)
+def yielding(host):
+    daemon = start(host)
+    one, two = (host.guest(name, mib=32).ready() for name in ("moving-one", "moving-two"))
+    for g in (one, two):
+        wait_for(host, daemon, g, state="enrolled")
+        shares(host, daemon, g)
+    daemon.call("Yield", pid=one.pid, seconds=3000)
+    passes = [status(daemon, g)["passes"] for g in (one, two)]
+    one.scramble(50)
+    host.wait(lambda: status(daemon, two)["passes"] > passes[1] + 3, 60, "the other goes on")
+    assert status(daemon, one)["passes"] == passes[0]
+    daemon.call("Yield", pid=one.pid, seconds=0)
+    host.wait(lambda: is_tracked(daemon, one), 60, "it is tracked again when told")
+    one.rewrite(100)
+    two.rewrite(100)
+    shares(host, daemon, one)
+    daemon.call("Yield", pid=one.pid, seconds=1)
+    host.wait(lambda: is_tracked(daemon, one), 60, "it is tracked again by itself")
+    # Leaving does not wait for the time, only for QEMU.
+    daemon.call("Yield", pid=one.pid, seconds=3000)
+    daemon.call("Unenroll", pid=one.pid)
+    assert status(daemon, one)["state"] == "ready"
+    try:
+        daemon.call("Yield", pid=one.pid)
+        raise AssertionError("a guest that is not enrolled has nothing to yield")
+    except harness.CallError as error:
+        assert error.name.endswith("Refused"), error
+    # Whoever waits hears that the guest has gone.
+    daemon.call("Yield", pid=two.pid, seconds=3000)
+    two.check()
+    two.kill()
+    host.wait(lambda: not status(daemon, two), 60, "the guest that exited is forgotten")
+    one.check()
+    assert daemon.alive()
 
 
 harness.main()
