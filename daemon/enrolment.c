@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "daemon/kept.h"
+#include "daemon/libvirt-guests.h"
 #include "daemon/unmerge.h"
 #include "daemon/wish.h"
 #include "daemon/yield.h"
@@ -216,6 +217,7 @@ static void on_entered(struct guest *g, int r, const char *reason, void *userdat
 	}
 	e->failures = 0;
 	e->was_in = true;
+	e->left_behind = false;
 	e->reason[0] = '\0';
 	e->tied_to[0] = '\0';
 	/* A client may have changed that since it was noted. */
@@ -244,7 +246,22 @@ static void on_left(struct guest *g, int r, const char *reason, void *userdata _
 	review_waiting(e->mgr);
 }
 
-static void enter(struct guest *g)
+/* With which a guest enters that is to be cleared: it shares nothing new, and what would forbid
+ * engine remap is no hindrance. */
+static struct policy clearing_policy(void)
+{
+	const char *engine = policy_engine_to_string(kernel_allows_engine_remap() ? POLICY_ENGINE_ZERO
+										  : POLICY_ENGINE_KSM);
+	char reason[POLICY_REASON_MAX];
+	struct policy p;
+
+	policy_init_default(&p);
+	(void)policy_set(&p, POLICY_FIELD_ENABLED, "yes", POLICY_SOURCE_DEFAULT, "to be let go", reason);
+	(void)policy_set(&p, POLICY_FIELD_ENGINE, engine, POLICY_SOURCE_DEFAULT, "to be let go", reason);
+	return p;
+}
+
+static void enter(struct guest *g, bool clear)
 {
 	struct enrolment *e = g->enrolment;
 	int r;
@@ -260,9 +277,15 @@ static void enter(struct guest *g)
 					 "wait=off)");
 		return;
 	}
-	e->entered = e->policy;
+	if (clear) {
+		struct log_guest who = log_of(g);
+
+		log_full(LOG_INFO, &who, "was enrolled by an earlier daemon and is not to be any more: its "
+			 "pages are given back");
+	}
+	e->entered = clear ? clearing_policy() : e->policy;
 	g->memory_changed = false;
-	r = enroll_start(e->mgr, g, &e->policy, on_entered, NULL);
+	r = enroll_start(e->mgr, g, &e->entered, on_entered, NULL);
 	if (r < 0)
 		note_failure(g, r,
 			     r == -ENOSPC ? "there is no room for more guests"
@@ -286,13 +309,13 @@ static void on_looked(struct guest *g, int r, const char *reason, void *userdata
 	guest_unref(asked);
 }
 
-static void look_or_enter(struct guest *g)
+static void look_or_enter(struct guest *g, bool clear)
 {
 	struct enrolment *e = g->enrolment;
 	int r;
 
 	if (e->looked_usec && now_usec() - e->looked_usec < LOOK_FRESH_USEC) {
-		enter(g);
+		enter(g, clear);
 		return;
 	}
 	r = registry_look_at(e->mgr->registry, g->process.pid, on_looked, guest_ref(g));
@@ -343,6 +366,12 @@ static void make_way(struct guest *g)
 		(void)yield_begin(mgr, g->member, 0, YIELD_MONITOR_SAYS, NULL, NULL);
 }
 
+/* Has all been heard that could want a guest in? */
+static bool is_settled(const struct manager *mgr)
+{
+	return mgr->libvirt ? libvirt_guests_settled(mgr->libvirt) : !mgr->config->libvirt_enabled;
+}
+
 /* --- the review ---------------------------------------------------------------------------- */
 
 void enrolment_review(struct guest *g)
@@ -363,11 +392,15 @@ void enrolment_review(struct guest *g)
 		.moved = g->member && enroll_engine(e->mgr, &e->policy) != g->member->policy.engine,
 		.refused = is_refused(g),
 		.held = e->held,
+		.left_behind = e->left_behind && (e->done || is_settled(e->mgr)),
 		.resting = now_usec() < e->retry_usec,
 	};
 	switch (wish_step(g, &w)) {
 	case WISH_ENTER:
-		look_or_enter(g);
+		look_or_enter(g, false);
+		break;
+	case WISH_CLEAR:
+		look_or_enter(g, true);
 		break;
 	case WISH_LEAVE:
 		leave(g);
@@ -407,6 +440,15 @@ void enrolment_review_all(struct manager *mgr)
 	}
 }
 
+void enrolment_review_left_behind(struct manager *mgr)
+{
+	for (struct guest *g = registry_guests(mgr->registry), *next; g; g = next) {
+		next = g->next;
+		if (g->enrolment && g->enrolment->left_behind)
+			enrolment_review(g);
+	}
+}
+
 /* --- guests come and go ------------------------------------------------------------------------ */
 
 static void enrolment_free(struct guest *g)
@@ -440,7 +482,7 @@ static void remember(struct guest *g)
 	int r = kept_load(e->mgr->guests_fd, &g->process, &k);
 
 	policy_init_empty(&e->runtime);
-	e->was_in = r != -ENOENT;
+	e->was_in = e->left_behind = r != -ENOENT;
 	if (r >= 0) {
 		e->runtime = k.asked;
 		e->unmerged = k.unmerged;
@@ -459,6 +501,8 @@ void enrolment_guest_changed(struct guest *g, void *userdata)
 
 	if (g->state == GUEST_GONE) {
 		enrolment_free(g);
+		/* A job may have seen its memory go before its pidfd told, and left the file. */
+		kept_remove(mgr->guests_fd, &g->process);
 		if (g->member)
 			enroll_lost(mgr, g->member);
 		review_waiting(mgr);
@@ -638,7 +682,7 @@ int enrolment_release(struct guest *g, enroll_done_fn *done, void *userdata)
 		return -ENOENT;
 	if (is_moving(g))
 		return -EBUSY;
-	if (g->state != GUEST_ENROLLED && e->policy.enabled != POLICY_YES)
+	if (g->state != GUEST_ENROLLED && e->policy.enabled != POLICY_YES && !e->left_behind)
 		return -ENOENT;
 	policy_init_empty(&nothing);
 	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, &nothing, &then);

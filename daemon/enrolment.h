@@ -11,6 +11,9 @@
  *   leave    enroll_leave(), which un-merges first. A guest that changes its trust domain leaves
  *            and enters again, so nothing that it shared with the old one is left.
  *   adapt    enroll_adapt()
+ *   clear    a guest that an earlier daemon served and this one is not to, because its policy has
+ *            changed meanwhile, enters alone and leaves at once, which gives back what it shares.
+ *            While libvirt has not said which guests it knows nobody can tell, and nothing is done.
  *
  * A guest that should be in and cannot is tried again after 5 s, then ever more rarely, down to
  * every 5 minutes; anything new about it starts over.
@@ -38,6 +41,7 @@ struct enrolment {
 	bool listed;		     /* in the listing under way */
 	bool held;		     /* its memory is still coming in: an incoming migration */
 	bool was_in;		     /* once, also with an earlier daemon: so its memory had arrived */
+	bool left_behind;	     /* an earlier daemon had it enrolled, and this one not yet */
 	struct policy runtime;	     /* what clients asked for */
 	bool unmerged;		     /* it is to share nothing for now: unmerge.h */
 	bool runtime_until_facts;    /* it was written to libvirt, too, and is to come from there */
@@ -64,6 +68,8 @@ void enrolment_guest_changed(struct guest *g, void *userdata);
 /* All guests: the configuration has changed. */
 void enrolment_review_all(struct manager *mgr);
 void enrolment_review(struct guest *g);
+/* Those that an earlier daemon served: libvirt has now said all it knows. */
+void enrolment_review_left_behind(struct manager *mgr);
 /* libvirt says this of the guest's process, which was verified; takes facts over. NULL: it says
  * nothing any more. held: its memory is still coming in. */
 void enrolment_set_facts(struct guest *g, struct libvirt_facts *facts, bool held);

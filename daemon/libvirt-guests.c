@@ -15,6 +15,7 @@ struct libvirt_guests {
 	struct discover_libvirt *discover;
 	uint64_t serial; /* of the last LIBVIRT_DOMAIN */
 	bool listed;	 /* connected, and everything was told */
+	unsigned n_looking; /* processes that it named and that are being looked at */
 	char trouble[128];
 };
 
@@ -50,6 +51,12 @@ static void give_facts(struct guest *g, struct libvirt_facts *facts, uint64_t se
 	enrolment_set_facts(g, facts, held);
 }
 
+static void review_settled(struct libvirt_guests *lg)
+{
+	if (libvirt_guests_settled(lg))
+		enrolment_review_left_behind(lg->mgr);
+}
+
 static void on_looked(struct guest *g, int r, const char *reason, void *userdata)
 {
 	struct said *said = userdata;
@@ -58,13 +65,14 @@ static void on_looked(struct guest *g, int r, const char *reason, void *userdata
 
 	if (mgr->stopping)
 		goto out;
+	said->lg->n_looking--;
 	if (r < 0 || !streq(g->claimed_uuid, said->uuid)) {
 		log_notice("process %d, which libvirt names for domain %s, is not taken for it: %s",
 			   (int)said->pid, said->facts->name,
 			   r == 0    ? "it has another UUID"
 			   : *reason ? reason
 				     : strerror(-r));
-		goto out;
+		goto settle;
 	}
 	before = find_guest(mgr, said->uuid);
 	if (before && before != g)
@@ -74,6 +82,8 @@ static void on_looked(struct guest *g, int r, const char *reason, void *userdata
 	 * whom it was about. */
 	if (said->held)
 		discover_libvirt_refresh(said->lg->discover, said->uuid);
+settle:
+	review_settled(said->lg);
 out:
 	libvirt_facts_free(said->facts);
 	free(said);
@@ -116,6 +126,7 @@ static void take_domain(struct libvirt_guests *lg, struct libvirt_event *e)
 		.held = e->value,
 	};
 	memcpy(said->uuid, e->uuid, sizeof(said->uuid));
+	lg->n_looking++;
 	r = registry_look_at(lg->mgr->registry, e->pid, on_looked, said);
 	if (r < 0)
 		on_looked(NULL, r, "", said);
@@ -138,6 +149,7 @@ static void take_listing(struct libvirt_guests *lg, bool begins)
 		log_info("connected to libvirt");
 	lg->listed = true;
 	lg->trouble[0] = '\0';
+	review_settled(lg);
 }
 
 /* --- what happens to them --------------------------------------------------------------------- */
@@ -248,6 +260,11 @@ int libvirt_guests_persist(struct libvirt_guests *lg, const struct guest *g, con
 		policy_apply(&whole, &facts->policy);
 	policy_apply(&whole, p);
 	return discover_libvirt_set_policy(lg->discover, facts->uuid, &whole, fn, userdata);
+}
+
+bool libvirt_guests_settled(const struct libvirt_guests *lg)
+{
+	return lg->listed && lg->n_looking == 0;
 }
 
 const char *libvirt_guests_trouble(const struct libvirt_guests *lg)

@@ -27,5 +27,7 @@ void libvirt_guests_free(struct libvirt_guests *lg);
  * element out. -EOPNOTSUPP: libvirt does not know this guest; else as discover_libvirt_set_policy(). */
 int libvirt_guests_persist(struct libvirt_guests *lg, const struct guest *g, const struct policy *p,
 			   discover_libvirt_reply_fn *fn, void *userdata);
+/* Has it said all it knows, so that a guest without its word is none of its domains? */
+bool libvirt_guests_settled(const struct libvirt_guests *lg);
 /* Why there is no connection, or "" when there is one. */
 const char *libvirt_guests_trouble(const struct libvirt_guests *lg);

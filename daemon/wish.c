@@ -115,9 +115,11 @@ enum wish_step wish_step(const struct guest *g, const struct wish *w)
 	case GUEST_FOUND:
 	case GUEST_READY:
 	case GUEST_REFUSED:
-		if (!wanted)
+		if (!wanted && !w->left_behind)
 			return WISH_NOTHING;
-		return w->held || w->resting ? WISH_WAIT : WISH_ENTER;
+		if (w->held || w->resting)
+			return WISH_WAIT;
+		return wanted ? WISH_ENTER : WISH_CLEAR;
 	case GUEST_GONE:
 	case GUEST_STATE_MAX:
 		break;

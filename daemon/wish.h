@@ -57,6 +57,7 @@ struct wish {
 	bool moved;	/* another engine would serve it now than the one that does */
 	bool refused;	/* some reason forbids it now, whatever the policy says */
 	bool held;	/* it must not be touched for now, but may stay enrolled */
+	bool left_behind; /* what an earlier daemon did to it is still there, and is to be undone */
 	bool resting;	/* it failed not long ago */
 };
 
@@ -64,6 +65,7 @@ enum wish_step {
 	WISH_NOTHING, /* it is as it should be, or cannot be otherwise */
 	WISH_WAIT,    /* a worker must end first, or the time has not come */
 	WISH_ENTER,
+	WISH_CLEAR,   /* enter only to leave, which gives back what it shares */
 	WISH_LEAVE,   /* perhaps to enter again */
 	WISH_ADAPT,   /* the policy changes in place */
 	WISH_STEP_MAX,

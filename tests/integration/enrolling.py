@@ -49,8 +49,13 @@ class Context(contextlib.ExitStack):
         super().__enter__()
         if os.geteuid():
             raise tap.Skip("needs root")
-        self.libvirt = self.enter_context(libvirt.Libvirt())
+        self.libvirt = self.enter_context(self.connect())
         return self
+
+    @staticmethod
+    def connect():
+        """The libvirt of this file's tests, a context."""
+        return libvirt.Libvirt()
 
     @contextlib.contextmanager
     def domain(self, name, start=("start",), **options):
@@ -86,7 +91,7 @@ class Context(contextlib.ExitStack):
 
     def _readable(self, what):
         """A file for guests where QEMU's user finds it, on each host."""
-        path = os.path.join(os.environ[libvirt.MARK], what)
+        path = os.path.join(self.libvirt.directory, what)
         if not os.path.exists(path):
             with open(guest_module.build("kernel" if what == "kernel" else what), "rb") as source, \
                     open(path, "wb") as copy:
@@ -121,8 +126,8 @@ def check(line):
     assert done[2] == "0" and not line.wrong, (line.name, done[0], line.wrong[:3])
 
 
-class Daemon(harness.Daemon):
-    """Knows guests by name, and waits for what becomes of them."""
+class Watch:
+    """A harness.Client that knows guests by name, and waits for what becomes of them."""
 
     source = None  # "libvirt": guests that it does not vouch for are not seen
 
@@ -158,9 +163,20 @@ class Daemon(harness.Daemon):
         reply = self.ctl("policy", name)
         return {f["field"]: (f["value"], f["source"]) for f in reply["fields"]}
 
+
+class Daemon(Watch, harness.Daemon):
+    """A memshared of our own."""
+
     def said(self):
         with open(self.log, encoding="utf-8", errors="replace") as file:
             return file.read()
+
+
+def traces(pid):
+    """What of ours is in the process."""
+    maps = {m["path"] for m in Process(pid).smaps()
+            if "memfd:memshared" in m["path"] or "memshared-agent" in m["path"]}
+    return maps | {name for name in threads(pid) if "memshared" in name}
 
 
 class Process:

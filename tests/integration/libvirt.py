@@ -15,6 +15,8 @@ TCG guests without a disk: SeaBIOS looks for one in vain, which is guest enough 
 Libvirt("target") is another host as far as libvirt can tell: its own directories, sockets, host
 name and UUID, so that domains migrate between the two. Make it before the first one.
 
+Client is what both have in common with a libvirt that somebody else runs.
+
 The daemon is libvirtd, or virtqemud where MEMSHARED_TEST_LIBVIRTD says so or only that is there.
 """
 import contextlib
@@ -107,24 +109,84 @@ def make_qcow2(path, mib):
     os.chmod(path, 0o666)
 
 
-class Libvirt(contextlib.ExitStack):
+class Client:
+    """libvirt as virsh sees it, and its domains.
+
+    directory is a place for files that QEMU's user may read.
+    """
+
+    prefix = ()  # of commands that are to run on its host
+    run = "/run/libvirt"  # where its host has that, seen from here
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def make_serial(self):
+        """A place for the serial lines of guests."""
+        os.makedirs(os.path.join(self.run, "serial"), exist_ok=True)
+        os.chmod(os.path.join(self.run, "serial"), 0o1777)
+
+    def virsh(self, *words, check=True, timeout=60, uri="qemu:///system"):
+        """virsh WORDS...: its output, or with check=False the finished process."""
+        done = subprocess.run([*self.prefix, "virsh", "--quiet", "-c", uri, *map(str, words)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, check=False,
+                              timeout=timeout * tap.SLOW)
+        if not check:
+            return done
+        if done.returncode:
+            raise RuntimeError("virsh %s: %s" % (" ".join(map(str, words)), done.stderr.strip()))
+        return done.stdout.strip()
+
+    def define(self, name, inside="", devices="", boot="", mib=32, domain_type="qemu"):
+        """Defines a domain, which goes away with libvirtd's directories; its UUID."""
+        uuid = str(uuid_module.uuid4())
+        path = os.path.join(self.directory, "domain.xml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(DOMAIN.format(type=domain_type, name=name, uuid=uuid, mib=mib,
+                                     inside=inside, devices=devices, boot=boot))
+        self.virsh("define", path)
+        return uuid
+
+    def wait_off(self, name):
+        """Until libvirt has noticed that the domain's process is gone."""
+        deadline = time.monotonic() + 30 * tap.SLOW
+        while self.virsh("domstate", name) != "shut off":
+            assert time.monotonic() < deadline, name
+            time.sleep(0.02)
+
+    def set_policy(self, name, element, *words):
+        return self.virsh("metadata", name, "--uri", POLICY, "--key", "memshared", "--set", element,
+                          *(words or ("--live", "--config")))
+
+    def remove_policy(self, name):
+        return self.virsh("metadata", name, "--uri", POLICY, "--remove", "--live", "--config")
+
+    def serial(self, name):
+        """Where its serial line is, whose XML says /run/libvirt/serial/NAME."""
+        return os.path.join(self.run, "serial", name)
+
+    def pid(self, name):
+        with open("%s/qemu/%s.pid" % (self.run, name), encoding="ascii") as file:
+            return int(file.read())
+
+
+class Libvirt(Client, contextlib.ExitStack):
     """A libvirt daemon and its domains, in the namespaces that enter() made."""
 
     def __init__(self, hostname=None):
-        super().__init__()
-        self.directory = os.environ[MARK]  # enter() comes first
-        self.prefix = []  # of commands that are to run on this host
+        contextlib.ExitStack.__init__(self)
+        super().__init__(os.environ[MARK])  # enter() comes first
         self._daemon = self._keeper = None
         if hostname:
             self.directory = os.path.join(self.directory, hostname)
             os.makedirs(self.directory, 0o755)
             self._leave_for(hostname)
         self.log = os.path.join(self.directory, "libvirtd.log")
-        self.run = os.path.join(self.directory, "run")  # its /run/libvirt, seen from anywhere
+        self.run = os.path.join(self.directory, "run")
         self._mount()
         self._configure()
-        os.mkdir(os.path.join(self.run, "serial"))
-        os.chmod(os.path.join(self.run, "serial"), 0o1777)
+        self.make_serial()
 
     def _leave_for(self, hostname):
         """Mounts and a host name of its own, kept by a process that waits for its input to end."""
@@ -208,49 +270,3 @@ class Libvirt(contextlib.ExitStack):
         time.sleep(0.5)
         if self._daemon.poll() is not None:
             self.start()
-
-    # --- domains ----------------------------------------------------------
-
-    def virsh(self, *words, check=True, timeout=60, uri="qemu:///system"):
-        """virsh WORDS...: its output, or with check=False the finished process."""
-        done = subprocess.run([*self.prefix, "virsh", "--quiet", "-c", uri, *map(str, words)],
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, check=False,
-                              timeout=timeout * tap.SLOW)
-        if not check:
-            return done
-        if done.returncode:
-            raise RuntimeError("virsh %s: %s" % (" ".join(map(str, words)), done.stderr.strip()))
-        return done.stdout.strip()
-
-    def define(self, name, inside="", devices="", boot="", mib=32, domain_type="qemu"):
-        """Defines a domain, which goes away with libvirtd's directories; its UUID."""
-        uuid = str(uuid_module.uuid4())
-        path = os.path.join(self.directory, "domain.xml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(DOMAIN.format(type=domain_type, name=name, uuid=uuid, mib=mib,
-                                     inside=inside, devices=devices, boot=boot))
-        self.virsh("define", path)
-        return uuid
-
-    def wait_off(self, name):
-        """Until libvirt has noticed that the domain's process is gone."""
-        deadline = time.monotonic() + 30 * tap.SLOW
-        while self.virsh("domstate", name) != "shut off":
-            assert time.monotonic() < deadline, name
-            time.sleep(0.02)
-
-    def set_policy(self, name, element, *words):
-        return self.virsh("metadata", name, "--uri", POLICY, "--key", "memshared", "--set", element,
-                          *(words or ("--live", "--config")))
-
-    def remove_policy(self, name):
-        return self.virsh("metadata", name, "--uri", POLICY, "--remove", "--live", "--config")
-
-    def serial(self, name):
-        """Where its serial line is, whose XML says /run/libvirt/serial/NAME."""
-        return os.path.join(self.run, "serial", name)
-
-    def pid(self, name):
-        with open("%s/qemu/%s.pid" % (self.run, name), encoding="ascii") as file:
-            return int(file.read())

@@ -334,6 +334,57 @@ def persist(context):
             assert lv.virsh("metadata", "one", "--uri", libvirt.POLICY, check=False).returncode
 
 
+@tap.test("a guest whose policy goes away while no daemon runs is let go by the next")
+def left_behind(context):
+    lv = context.libvirt
+    kept = os.path.join(lv.directory, "kept")
+    more = "\n[Daemon]\nStateDirectory=%s\n" % kept
+
+    def abandon(domain, element):
+        """A daemon lets it in and is killed."""
+        with context.daemon(more) as daemon:
+            if element:
+                lv.set_policy("one", element)
+            else:
+                daemon.known("one")
+                daemon.ctl("enroll", "--domain", domain, "one")
+            daemon.enrolled("one", domain, timeout=10)
+            daemon.kill()
+            daemon._notify.close()  # pylint: disable=protected-access
+        assert enrolling.traces(pid) and os.listdir(kept + "/guests")
+    with context.domain("one"):
+        pid = lv.pid("one")
+        before, marks = enrolling.threads(pid), marked(pid)
+        for engine, domain in (("remap", "tenant-b"), ("ksm", "tenant-a")):
+            abandon(domain, "<policy enabled='yes' domain='%s'/>" % domain)
+            # While libvirt is not there nobody can tell what it would say.
+            with context.daemon(more + "[Libvirt]\nUri=qemu+unix:///system?socket=/nonexistent\n") \
+                    as daemon:
+                daemon.wait("one", "found", 30, state="ready")
+                assert enrolling.traces(pid)
+                # Unless somebody says it.
+                if engine == "ksm":
+                    daemon.ctl("unenroll", "one")
+                    assert not enrolling.traces(pid) and not os.listdir(kept + "/guests")
+            lv.remove_policy("one")
+            with context.daemon(more) as daemon:
+                daemon.known("one")
+                daemon.wait("one", "let go", 10, domain=None, state=lambda s: s == "ready" and
+                            not enrolling.traces(pid) and not os.listdir(kept + "/guests"))
+            assert enrolling.threads(pid) == before and marked(pid) == marks
+        # What still holds is followed: by libvirt's word, or because a client asked for it.
+        for element in ("<policy enabled='yes' domain='tenant-b'/>", ""):
+            abandon("tenant-b", element)
+            with context.daemon(more) as daemon:
+                daemon.enrolled("one", "tenant-b", timeout=10)
+                assert "not to be any more" not in daemon.said()
+                if element:
+                    lv.remove_policy("one")
+                else:
+                    daemon.ctl("unenroll", "one")
+                daemon.out("one")
+
+
 @tap.test("twelve domains started, enrolled and destroyed in a loop leave nothing behind")
 def many(context):
     lv = context.libvirt

@@ -145,6 +145,22 @@ static enum wish_step step(enum guest_state s, const struct policy *wanted, cons
 	return wish_step(&g, &w);
 }
 
+static void what_an_earlier_daemon_did_is_undone(void **state _unused_)
+{
+	struct policy no, yes = default_with(POLICY_FIELD_DOMAIN, "a");
+
+	policy_init_default(&no);
+	assert_int_equal(step(GUEST_READY, &no, NULL, (struct wish){ .left_behind = true }), WISH_CLEAR);
+	assert_int_equal(step(GUEST_READY, &yes, NULL,
+			      (struct wish){ .left_behind = true, .refused = true }), WISH_CLEAR);
+	assert_int_equal(step(GUEST_READY, &yes, NULL, (struct wish){ .left_behind = true }), WISH_ENTER);
+	assert_int_equal(step(GUEST_READY, &no, NULL,
+			      (struct wish){ .left_behind = true, .resting = true }), WISH_WAIT);
+	assert_int_equal(step(GUEST_READY, &no, NULL,
+			      (struct wish){ .left_behind = true, .held = true }), WISH_WAIT);
+	assert_int_equal(step(GUEST_GONE, &no, NULL, (struct wish){ .left_behind = true }), WISH_NOTHING);
+}
+
 static void guests_enter_and_leave(void **state _unused_)
 {
 	struct policy yes = default_with(POLICY_FIELD_DOMAIN, "a"), no;
@@ -240,6 +256,7 @@ int main(void)
 		cmocka_unit_test(root_libvirt_and_clients_vouch),
 		cmocka_unit_test(engines_are_refused_by_either_source),
 		cmocka_unit_test(devices_are_told_by_their_links),
+		cmocka_unit_test(what_an_earlier_daemon_did_is_undone),
 		cmocka_unit_test(guests_enter_and_leave),
 		cmocka_unit_test(a_change_is_adapted_or_entered_anew),
 		cmocka_unit_test(changed_memory_is_entered_anew),
