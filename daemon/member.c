@@ -30,10 +30,27 @@ struct log_guest member_log(const struct member *m)
 	return (struct log_guest){ m->guest->name, m->guest->uuid, m->process->pid };
 }
 
-unsigned member_wait_passes(uint64_t usec, uint64_t interval_usec)
+static uint64_t wait_passes(uint64_t usec, uint64_t interval_usec)
 {
-	if (usec == 0)
+	return DIV_ROUND_UP(usec, MAX(interval_usec, (uint64_t)1));
+}
+
+unsigned member_step_passes(const struct member_policy *p, uint64_t interval_usec)
+{
+	uint64_t longest = wait_passes(MAX(p->min_age_usec, p->cow_backoff_usec), interval_usec);
+
+	/* See below: the last step may come too soon, so there is one more. */
+	return longest <= LEDGER_WAIT_MAX
+		       ? 1
+		       : (unsigned)MIN(DIV_ROUND_UP(longest - 1, LEDGER_WAIT_MAX - 1), (uint64_t)UINT32_MAX);
+}
+
+unsigned member_wait_steps(uint64_t usec, uint64_t interval_usec, unsigned step_passes)
+{
+	uint64_t passes = wait_passes(usec, interval_usec);
+
+	if (passes == 0)
 		return 0;
-	return (unsigned)MIN(DIV_ROUND_UP(usec, MAX(interval_usec, (uint64_t)1)),
-			     (uint64_t)LEDGER_WAIT_MAX);
+	/* The first step may be the very next pass. */
+	return (unsigned)MIN(DIV_ROUND_UP(passes - 1, (uint64_t)step_passes) + 1, (uint64_t)LEDGER_WAIT_MAX);
 }

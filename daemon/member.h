@@ -113,5 +113,11 @@ struct member *member_ref(struct member *m);
 void member_unref(struct member *m);
 /* For log lines. */
 struct log_guest member_log(const struct member *m);
-/* Passes to wait until a page counts as unchanged for usec, with passes every interval. */
-unsigned member_wait_passes(uint64_t usec, uint64_t interval_usec);
+/*
+ * How long a page must have been unchanged is counted by the passes that found it so, in the few
+ * steps that the ledger has room for. A step is one pass, or, where the policy's longest wait is
+ * longer than that allows, some: one in so many counts.
+ */
+unsigned member_step_passes(const struct member_policy *p, uint64_t interval_usec);
+/* Steps until a page has been unchanged for usec at least, with passes every interval; 0 for 0. */
+unsigned member_wait_steps(uint64_t usec, uint64_t interval_usec, unsigned step_passes);

@@ -29,6 +29,8 @@ struct pass {
 	pass_done_fn *done;
 	void *userdata;
 	uint64_t started_usec;
+	unsigned step_passes; /* member_step_passes() */
+	bool steps; /* this pass counts for pages that wait */
 	void (*next)(struct pass *p); /* what to do once the budget allows */
 	sd_event_source *timer;
 

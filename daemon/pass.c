@@ -162,9 +162,8 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 	}
 	if (s == PAGE_STATE_PAIRING) /* another member's job compares it; join looks again */
 		return;
-	wait = member_wait_passes(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec
-							 : policy->min_age_usec,
-				  p->env->interval_usec);
+	wait = member_wait_steps(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec : policy->min_age_usec,
+				 p->env->interval_usec, p->step_passes);
 	domain_forget_young(p->m->domain, b, page, wait);
 	if (wait == 0)
 		want_read(p, i);
@@ -183,6 +182,8 @@ static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
 		break;
 	case PAGE_STATE_YOUNG:
 		wait = ledger_wait(p->env->ledger, page);
+		if (wait > 0 && !p->steps)
+			break;
 		if (wait <= 1)
 			want_read(p, i);
 		else
@@ -289,11 +290,14 @@ static bool rehash_ripe(struct pass *p, struct ledger_block *b, page_id page, ui
 	unsigned wait = ledger_wait(l, page);
 
 	if (s == PAGE_STATE_YOUNG && same) {
+		if (wait > 0 && !p->steps)
+			return false;
 		if (wait <= 1)
 			return true;
 		ledger_set_young(l, b, page, wait - 1, word);
 	} else if (s == PAGE_STATE_YOUNG || (s == PAGE_STATE_UNSTABLE && !same)) {
-		wait = MAX(member_wait_passes(p->m->policy.min_age_usec, p->env->interval_usec), 1U);
+		wait = MAX(member_wait_steps(p->m->policy.min_age_usec, p->env->interval_usec,
+					     p->step_passes), 1U);
 		domain_forget_young(p->m->domain, b, page, wait);
 		ledger_set_young(l, b, page, wait, word);
 	}
@@ -411,6 +415,8 @@ int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done,
 	p->env = env;
 	p->m = m;
 	p->started_usec = now_usec();
+	p->step_passes = member_step_passes(&m->policy, env->interval_usec);
+	p->steps = m->counts.passes % p->step_passes == 0;
 	p->done = done;
 	p->userdata = userdata;
 	p->ranges = calloc(PASS_SLICE_PAGES, sizeof(*p->ranges));
