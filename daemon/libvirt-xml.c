@@ -30,7 +30,7 @@ static const struct libvirt_refusal refusals[] = {
 	{LIBVIRT_FILE, ALL, "memory that a file backs is not anonymous",
 	 "use <source type='anonymous'/>"},
 	{LIBVIRT_SECURE, ALL, "the memory is encrypted (launchSecurity): no page equals another",
-	 "none"},
+	 "run the guest without <launchSecurity> if it may do without"},
 	{LIBVIRT_VFIO, ALL, "a VFIO device pins the memory",
 	 "remove the device, restart the domain"},
 	{LIBVIRT_VDPA, ALL, "a vDPA device pins the memory",
@@ -121,6 +121,7 @@ static void read_memory_backing(const xmlNode *root, struct libvirt_facts *f)
 	source = xml_child(backing, "source");
 	if (xml_attr_is(source, "type", "file") || xml_attr_is(source, "type", "memfd"))
 		f->flags |= LIBVIRT_FILE;
+	/* Of whatever type: SEV, SEV-SNP, TDX, protected virtualization. */
 	if (xml_child(root, "launchSecurity"))
 		f->flags |= LIBVIRT_SECURE;
 

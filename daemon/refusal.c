@@ -29,7 +29,7 @@ const char *refusal_of_descriptor(const char *target)
 		{ "/dev/iommu", "an IOMMU maps its memory for a device: detach the device" },
 		{ "/dev/vhost-vdpa", "a vDPA device reaches its memory by physical address: detach the device" },
 		{ "/dev/infiniband/", "RDMA reaches its memory by physical address: detach the device" },
-		{ "/dev/sev", "its memory is encrypted: no page equals another" },
+		{ "/dev/sev", "its memory is encrypted, so no page equals another: run it without" },
 		{ "/dev/sgx", "it uses SGX: run it without" },
 	};
 
@@ -53,9 +53,9 @@ const char *refusal_of_argument(const char *argument, enum policy_engine engine)
 		{ "hv-balloon", "an hv-balloon device unplugs memory page by page: use pc-dimm", true },
 		{ "vfio-pci", "a VFIO device reaches its memory by physical address: detach the device",
 		  false },
-		{ "sev-guest", "its memory is encrypted: no page equals another", false },
-		{ "sev-snp-guest", "its memory is encrypted: no page equals another", false },
-		{ "tdx-guest", "its memory is encrypted: no page equals another", false },
+		{ "sev-guest", "its memory is encrypted, so no page equals another: run it without", false },
+		{ "sev-snp-guest", "its memory is encrypted, so no page equals another: run it without", false },
+		{ "tdx-guest", "its memory is encrypted, so no page equals another: run it without", false },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)

@@ -24,6 +24,9 @@ static void arguments(void **state _unused_)
 	assert_non_null(refusal_of_argument("{\"driver\":\"virtio-balloon-pci\",\"free-page-reporting\":true}", POLICY_ENGINE_REMAP));
 	assert_non_null(refusal_of_argument("virtio-mem-pci,id=m,memdev=x", POLICY_ENGINE_REMAP));
 	assert_non_null(refusal_of_argument("sev-guest,id=s", POLICY_ENGINE_REMAP));
+	assert_non_null(refusal_of_argument("sev-snp-guest,id=s", POLICY_ENGINE_REMAP));
+	assert_non_null(refusal_of_argument("tdx-guest,id=s", POLICY_ENGINE_REMAP));
+	assert_non_null(refusal_of_argument("hv-balloon,id=b", POLICY_ENGINE_REMAP));
 	assert_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=off", POLICY_ENGINE_REMAP));
 	/* A hole that is discarded is a hole. */
 	assert_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=on", POLICY_ENGINE_ZERO));
@@ -31,6 +34,26 @@ static void arguments(void **state _unused_)
 	assert_non_null(refusal_of_argument("vfio-pci,host=01:00.0", POLICY_ENGINE_ZERO));
 	assert_null(refusal_of_argument("-m", POLICY_ENGINE_REMAP));
 	assert_null(refusal_of_argument("", POLICY_ENGINE_REMAP));
+}
+
+static void each_says_what_would_change_it(void **state _unused_)
+{
+	static const char *const words[] = {
+		"/dev/vfio/12", "/dev/iommu", "/dev/vhost-vdpa-0", "/dev/infiniband/uverbs0", "/dev/sev",
+		"/dev/sgx_vepc", "free-page-reporting=on", "virtio-mem-pci", "hv-balloon", "vfio-pci",
+		"sev-guest", "sev-snp-guest", "tdx-guest",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		const char *reason = *words[i] == '/' ? refusal_of_descriptor(words[i])
+						      : refusal_of_argument(words[i], POLICY_ENGINE_REMAP);
+
+		assert_non_null(reason);
+		/* "why: remedy" */
+		if (!strstr(reason, ": "))
+			fail_msg("%s: %s", words[i], reason);
+		assert_true(strlen(reason) < REFUSAL_BYTES);
+	}
 }
 
 static void direct(void **state _unused_)
@@ -66,6 +89,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(descriptors),
 		cmocka_unit_test(arguments),
+		cmocka_unit_test(each_says_what_would_change_it),
 		cmocka_unit_test(direct),
 		cmocka_unit_test(this_process_is_no_guest_and_not_refused),
 	};

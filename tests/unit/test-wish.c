@@ -123,6 +123,28 @@ static void engines_are_refused_by_either_source(void **state _unused_)
 	assert_non_null(strstr(g.engine_refusal[POLICY_ENGINE_KSM], "VFIO"));
 }
 
+static void each_refusal_says_what_would_change_it(void **state _unused_)
+{
+	for (uint32_t flag = 1; flag < LIBVIRT_NVDIMM; flag <<= 1) {
+		struct guest g = guest_in(GUEST_READY);
+		struct libvirt_facts facts = { .flags = flag };
+		const struct libvirt_refusal *why[LIBVIRT_REFUSALS_MAX];
+
+		assert_int_equal(libvirt_refusals(flag, why), 1);
+		wish_refuse_engines(&g, &facts);
+		for (unsigned e = POLICY_ENGINE_AUTO + 1; e < POLICY_ENGINE_MAX; e++) {
+			if (!(why[0]->engines & 1U << e)) {
+				assert_string_equal(g.engine_refusal[e], "");
+				continue;
+			}
+			assert_ptr_equal(strstr(g.engine_refusal[e], why[0]->why), g.engine_refusal[e]);
+			/* Whole. */
+			assert_non_null(strstr(g.engine_refusal[e], why[0]->remedy));
+			assert_int_equal(g.engine_refusal[e][strlen(g.engine_refusal[e]) - 1], ')');
+		}
+	}
+}
+
 static void devices_are_told_by_their_links(void **state _unused_)
 {
 	assert_int_equal(devices_of_link("/dev/vhost-vdpa-0"), LIBVIRT_VDPA);
@@ -255,6 +277,7 @@ int main(void)
 		cmocka_unit_test(sections_for_all_leave_strangers_alone),
 		cmocka_unit_test(root_libvirt_and_clients_vouch),
 		cmocka_unit_test(engines_are_refused_by_either_source),
+		cmocka_unit_test(each_refusal_says_what_would_change_it),
 		cmocka_unit_test(devices_are_told_by_their_links),
 		cmocka_unit_test(what_an_earlier_daemon_did_is_undone),
 		cmocka_unit_test(guests_enter_and_leave),
