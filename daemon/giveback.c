@@ -14,8 +14,10 @@
 #define PIECE_MIN_PAGES (MIB(1) / PAGE_BYTES)
 /* So many pieces a second at least, where the rate allows the least one. */
 #define PIECES_PER_SEC 8U
-/* Times that all of it is gone over: the first time, and for what was pinned, or came back. */
-#define ROUNDS_MAX 3U
+/* What a device might still write to, or the guest wrote just then, is tried again after a pause, for
+ * as long as it gets less, and so many times when it does not. */
+#define STALLED_MAX 100U
+#define STALLED_USEC (20 * USEC_PER_MSEC)
 /* What the host keeps: a fiftieth of its memory, and 64 MiB at least. */
 #define RESERVE_SHARE 50U
 #define RESERVE_BYTES MIB(64)
@@ -36,7 +38,8 @@ struct giveback {
 	uint64_t marked_at;	  /* address in marked */
 	uint64_t ksm_pages;	  /* copies that the marked ranges take at most */
 	uint64_t piece_pages;	  /* of the last piece */
-	unsigned rounds;	  /* ended */
+	uint64_t left_pages;	  /* not given back when all was last gone over */
+	unsigned stalled;	  /* times that it was gone over since that became less */
 	bool complete;
 	int error;
 	char reason[GIVEBACK_REASON_MAX];
@@ -122,7 +125,9 @@ static int verify(struct giveback *g)
 	g->mapped = now;
 	g->mapped_at = 0;
 	g->complete = left == 0;
-	if (g->complete || ++g->rounds < ROUNDS_MAX)
+	g->stalled = left < g->left_pages ? 1 : g->stalled + 1;
+	g->left_pages = left;
+	if (g->complete || g->stalled <= STALLED_MAX)
 		return 0;
 	(void)snprintf(g->reason, sizeof(g->reason), "%llu of its pages could not be given back",
 		       (unsigned long long)left);
@@ -170,18 +175,6 @@ static void finish(struct giveback *g, int r)
 	free(g);
 }
 
-static void job_done(struct work *w)
-{
-	struct giveback *g = (struct giveback *)w;
-
-	g->m->counts.cpu_nsec += w->cpu_nsec;
-	budget_charge(g->env.rate, g->piece_pages * PAGE_BYTES, now_usec());
-	if (g->error < 0 || g->complete)
-		finish(g, g->error);
-	else
-		start_piece(g);
-}
-
 static int on_rate(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
 {
 	start_piece(userdata);
@@ -199,6 +192,28 @@ static int wait_for_rate(struct giveback *g, uint64_t usec)
 						  on_rate, g);
 	r = sd_event_source_set_time_relative(g->timer, usec);
 	return r < 0 ? r : sd_event_source_set_enabled(g->timer, SD_EVENT_ONESHOT);
+}
+
+static void pause_before_round(struct giveback *g)
+{
+	int r = wait_for_rate(g, STALLED_USEC);
+
+	if (r < 0)
+		finish(g, r);
+}
+
+static void job_done(struct work *w)
+{
+	struct giveback *g = (struct giveback *)w;
+
+	g->m->counts.cpu_nsec += w->cpu_nsec;
+	budget_charge(g->env.rate, g->piece_pages * PAGE_BYTES, now_usec());
+	if (g->error < 0 || g->complete)
+		finish(g, g->error);
+	else if (g->stalled > 0 && g->mapped_at == 0)
+		pause_before_round(g);
+	else
+		start_piece(g);
 }
 
 static void start_piece(struct giveback *g)
@@ -237,6 +252,7 @@ int giveback_start(const struct giveback_env *env, struct member *m, bool leavin
 		.env = *env,
 		.m = m,
 		.leaving = leaving,
+		.left_pages = UINT64_MAX,
 		.done = done,
 		.userdata = userdata,
 	};
