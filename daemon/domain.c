@@ -108,8 +108,11 @@ enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_
 		return DOMAIN_CANDIDATE;
 	}
 	if (unstable_find(d->unstable, fingerprint, &twin, 1) > 0) {
-		ledger_set(d->ledger, b, page, PAGE_STATE_PAIRING, (uint32_t)(fingerprint >> 32));
 		*ret_twin = twin;
+		if (ledger_is_claimed(d->ledger, twin))
+			return DOMAIN_LATER;
+		ledger_claim(d->ledger, twin, true);
+		ledger_set(d->ledger, b, page, PAGE_STATE_PAIRING, (uint32_t)(fingerprint >> 32));
 		return DOMAIN_PAIR;
 	}
 	/* The word comes first: the tree asks for it. */
@@ -145,20 +148,31 @@ int domain_join(struct domain *d, uint64_t fingerprint, const struct identity *i
 	return r;
 }
 
+/* What it shared, or was to share, may be nobody's now. */
+static void note_moved(struct domain *d, page_id page)
+{
+	enum page_state s = ledger_state(d->ledger, page);
+
+	d->moved += s == PAGE_STATE_SHARED || s == PAGE_STATE_CANDIDATE;
+}
+
 void domain_forget_young(struct domain *d, struct ledger_block *b, page_id page, unsigned wait)
 {
+	note_moved(d, page);
 	detach_page(d, page);
 	ledger_set_young(d->ledger, b, page, wait, 0);
 }
 
 void domain_forget_absent(struct domain *d, struct ledger_block *b, page_id page)
 {
+	note_moved(d, page);
 	detach_page(d, page);
 	ledger_set(d->ledger, b, page, PAGE_STATE_ABSENT, 0);
 }
 
 void domain_merged(struct domain *d, struct ledger_block *b, page_id page, record_id record)
 {
+	note_moved(d, page);
 	detach_page(d, page);
 	ledger_set(d->ledger, b, page, PAGE_STATE_SHARED, record.n);
 	if (record.n != UINT32_MAX)

@@ -44,7 +44,9 @@ struct domain {
 	bool audit_wanted;
 	/* A guest left that could not give everything back: it may map any slot, so none is freed. */
 	bool store_lost;
-	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied */
+	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied, at the latest */
+	uint64_t last_tidy_usec;
+	uint64_t moved; /* pages that came to share, or ceased to, since then */
 	struct domain *next;
 };
 
@@ -56,7 +58,10 @@ enum domain_verdict {
 	DOMAIN_UNIQUE,	  /* now in the unstable tree */
 	DOMAIN_CANDIDATE, /* equal (by fingerprint) to a shared page: *ret_record */
 	DOMAIN_PAIR,	  /* equal (by fingerprint) to *ret_twin, a page in the unstable tree; the
-			     pages are to be compared, then domain_join() */
+			     pages are to be compared, then domain_join(), and the claim on the twin
+			     be given up */
+	DOMAIN_LATER,	  /* equal (by fingerprint) to *ret_twin, which is being compared: still YOUNG, to
+			     be offered again when that is over */
 	DOMAIN_LEFT_OUT,  /* a tree refused it (too many with this fingerprint, no memory) */
 };
 

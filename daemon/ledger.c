@@ -221,6 +221,18 @@ void ledger_set_young(struct ledger *l, struct ledger_block *b, page_id id, unsi
 	l->words[id.n] = word;
 }
 
+/* The bits of the wait, which no UNSTABLE page has. */
+void ledger_claim(struct ledger *l, page_id id, bool claimed)
+{
+	if (ledger_state(l, id) == PAGE_STATE_UNSTABLE)
+		l->states[id.n] = (uint8_t)(PAGE_STATE_UNSTABLE | (claimed ? 1U : 0U) << STATE_BITS);
+}
+
+bool ledger_is_claimed(const struct ledger *l, page_id id)
+{
+	return ledger_state(l, id) == PAGE_STATE_UNSTABLE && ledger_wait(l, id) > 0;
+}
+
 const uint8_t *ledger_states(const struct ledger *l, const struct ledger_block *b)
 {
 	return l->states + b->first.n;

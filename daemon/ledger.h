@@ -86,6 +86,10 @@ void ledger_set(struct ledger *l, struct ledger_block *b, page_id id, enum page_
 /* YOUNG for wait more passes (at most LEDGER_WAIT_MAX). */
 void ledger_set_young(struct ledger *l, struct ledger_block *b, page_id id, unsigned wait,
 		      uint32_t word);
+/* An UNSTABLE page is claimed while it is compared with another, so that further pages equal to it can
+ * wait for what comes of that. Of no effect on others; a change of state ends it. */
+void ledger_claim(struct ledger *l, page_id id, bool claimed);
+bool ledger_is_claimed(const struct ledger *l, page_id id);
 /* The state bytes of a block: state in the low three bits (for scans of whole ranges). */
 const uint8_t *ledger_states(const struct ledger *l, const struct ledger_block *b);
 #define LEDGER_STATE_OF(byte) ((enum page_state)((byte)&7))

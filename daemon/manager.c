@@ -25,8 +25,11 @@
 #define ROUND_MIN_PAGES	  16U
 /* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
 #define ROUND_BACKOFF_MAX 6U
-/* How often a domain's store is tidied. */
-#define TIDY_USEC	  (30 * USEC_PER_SEC)
+/* A domain's store is tidied after so many passes when pages came to share or ceased to: what guests
+ * have written does not merge again, and its slots are not freed, before. And else after so many, for
+ * what could not be done the last time. */
+#define TIDY_PASSES	  3U
+#define TIDY_IDLE_PASSES  60U
 #define PRESSURE_LOOK_USEC (5 * USEC_PER_SEC)
 /* A pass that failed is tried again after this. */
 #define PASS_RETRY_USEC	  (5 * USEC_PER_SEC)
@@ -585,8 +588,17 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 			members[n++] = m;
 	if (n == 0 || n != d->n_members)
 		return;
-	d->next_tidy_usec = now + TIDY_USEC;
+	d->last_tidy_usec = now;
+	d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
+	d->moved = 0;
 	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, members, n, tidy_over, mgr) >= 0;
+}
+
+static bool tidy_is_due(const struct manager *mgr, const struct domain *d, uint64_t now)
+{
+	return d->store && !d->round_running &&
+	       (d->next_tidy_usec <= now ||
+		(d->moved > 0 && d->last_tidy_usec + TIDY_PASSES * mgr->config->pass_interval_usec <= now));
 }
 
 /* What is due for the domain as a whole; true when its members must wait for it. */
@@ -598,7 +610,7 @@ static bool schedule_domain(struct manager *mgr, struct domain *d, uint64_t now)
 		start_round(mgr, d, true);
 	else if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
 		start_round(mgr, d, false);
-	else if (d->store && !d->round_running && d->next_tidy_usec <= now && domain_is_quiet(mgr, d, now))
+	else if (tidy_is_due(mgr, d, now) && domain_is_quiet(mgr, d, now))
 		start_tidy(mgr, d, now);
 	return d->audit_wanted;
 }

@@ -17,11 +17,23 @@ static void drop_twin_members(struct pass *p)
 	p->n_twin_members = 0;
 }
 
+/* Whatever came of the comparison with it. */
+static void release_twin(const struct pass *p, uint32_t i)
+{
+	page_id twin = p->pair_pages[i].twin;
+
+	if (ledger_find(p->env->ledger, twin))
+		ledger_claim(p->env->ledger, twin, false);
+}
+
 /* Pages whose comparison will not happen now wait for the next pass. */
 void pass_drop_pairs(struct pass *p)
 {
-	for (uint32_t i = p->pair_at; i < p->n_pairs && !p->m->gone; i++)
-		domain_forget_young(p->m->domain, pass_block(p), p->pair_pages[i].page, 1);
+	for (uint32_t i = p->pair_at; i < p->n_pairs; i++) {
+		release_twin(p, i);
+		if (!p->m->gone)
+			domain_forget_young(p->m->domain, pass_block(p), p->pair_pages[i].page, 1);
+	}
 	p->n_pairs = 0;
 	drop_twin_members(p);
 }
@@ -33,10 +45,18 @@ static void compare_run(struct work *w)
 	p->error = pair_compare(&p->m->domain->key, p->pairs + p->pair_at, p->pair_batch, p->copies);
 }
 
+/* A twin's guest may have left, and the number be another domain's by now: NULL. */
+static const struct ledger_block *twin_block(const struct pass *p, page_id twin)
+{
+	const struct ledger_block *b = ledger_find(p->env->ledger, twin);
+
+	return b && b->member->domain == p->m->domain ? b : NULL;
+}
+
 static bool twin_is_there(const struct pass *p, const struct pair_pages *pages)
 {
 	const struct ledger *l = p->env->ledger;
-	const struct ledger_block *b = ledger_find(l, pages->twin);
+	const struct ledger_block *b = twin_block(p, pages->twin);
 
 	return b && !b->member->gone && ledger_state(l, pages->twin) == PAGE_STATE_UNSTABLE &&
 	       ledger_word(l, pages->twin) == (uint32_t)(pages->fingerprint >> 32);
@@ -153,6 +173,8 @@ static void compare_done(struct work *w)
 		return;
 	}
 	join_batch(p);
+	for (uint32_t i = p->pair_at; i < p->pair_at + p->pair_batch; i++)
+		release_twin(p, i);
 	drop_twin_members(p);
 	p->pair_at += p->pair_batch;
 	pass_charge(p, start);
@@ -189,12 +211,16 @@ void pass_start_compare(struct pass *p)
 	/* While the budget made us wait, a twin's guest may have left. Order is kept: it is the
 	 * order of the slots. */
 	for (uint32_t i = p->pair_at, to = i, n = p->n_pairs; i < n; i++) {
-		if (!ledger_find(p->env->ledger, p->pair_pages[i].twin)) {
+		const struct ledger_block *b = twin_block(p, p->pair_pages[i].twin);
+
+		if (!b) {
 			domain_forget_young(p->m->domain, pass_block(p), p->pair_pages[i].page, 1);
 			p->n_pairs--;
 			continue;
 		}
 		p->pairs[to] = p->pairs[i];
+		p->pairs[to].twin_process = b->member->process;
+		p->pairs[to].twin_at = ledger_hva(b, p->pair_pages[i].twin);
 		p->pair_pages[to++] = p->pair_pages[i];
 	}
 	p->pair_batch = MIN(p->n_pairs - p->pair_at, PAIR_BATCH_PAGES);

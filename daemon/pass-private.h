@@ -52,6 +52,13 @@ struct pass {
 	} *pair_pages;
 	uint32_t n_pairs;
 	uint32_t pair_at, pair_batch; /* those that are compared now */
+	/* Pages of this block whose twins others are comparing. */
+	struct later {
+		page_id page, twin;
+		uint64_t fingerprint;
+	} *later;
+	uint32_t n_later;
+	unsigned later_waits;
 	uint8_t *copies;	      /* of PAIR_BATCH_PAGES pages, on their way to the store */
 	struct member **twin_members; /* references held while the pairs are compared */
 	size_t n_twin_members;

@@ -3,6 +3,11 @@
 #include "common/util.h"
 #include "daemon/pass-private.h"
 
+/* At the end of a block, pages whose twins others are comparing are waited for so often. Left over,
+ * they are read again in the next pass. */
+#define LATER_WAITS 100U
+#define LATER_USEC  (2 * USEC_PER_MSEC)
+
 static void start_collect(struct pass *p);
 static void start_scan(struct pass *p);
 
@@ -28,6 +33,7 @@ void pass_finish(struct pass *p, int r)
 	free(p->results);
 	free(p->pairs);
 	free(p->pair_pages);
+	free(p->later);
 	free(p->copies);
 	free(p);
 }
@@ -42,23 +48,11 @@ static int on_budget(sd_event_source *s _unused_, uint64_t usec _unused_, void *
 	return 0;
 }
 
-/* Calls p->next now or when all budgets allow; a guest that left or yields ends the pass. */
-static void proceed(struct pass *p)
+/* Then calls p->next if all budgets allow. */
+static void wait_usec(struct pass *p, uint64_t wait)
 {
-	uint64_t now = now_usec();
-	uint64_t wait = MAX(budget_wait_usec(p->env->cpu, now), budget_wait_usec(p->env->reads, now));
 	int r;
 
-	if (p->m->gone || p->m->yield.state != YIELD_NO) {
-		pass_finish(p, -ECANCELED);
-		return;
-	}
-	wait = MAX(wait, budget_wait_usec(&p->m->cpu, now));
-	if (wait == 0) {
-		p->next(p);
-		return;
-	}
-	wait = MIN(wait, (uint64_t)MEMBER_WAIT_USEC);
 	if (!p->timer) {
 		r = sd_event_add_time_relative(p->env->event, &p->timer, CLOCK_MONOTONIC, wait, 1000,
 					       on_budget, p);
@@ -69,6 +63,21 @@ static void proceed(struct pass *p)
 	}
 	if (r < 0)
 		pass_finish(p, r);
+}
+
+/* Calls p->next now or when all budgets allow; a guest that left or yields ends the pass. */
+static void proceed(struct pass *p)
+{
+	uint64_t now = now_usec();
+	uint64_t wait = MAX(budget_wait_usec(p->env->cpu, now), budget_wait_usec(p->env->reads, now));
+
+	wait = MAX(wait, budget_wait_usec(&p->m->cpu, now));
+	if (p->m->gone || p->m->yield.state != YIELD_NO)
+		pass_finish(p, -ECANCELED);
+	else if (wait > 0)
+		wait_usec(p, MIN(wait, (uint64_t)MEMBER_WAIT_USEC));
+	else
+		p->next(p);
 }
 
 void pass_then(struct pass *p, void (*next)(struct pass *p))
@@ -307,22 +316,32 @@ static bool rehash_ripe(struct pass *p, struct ledger_block *b, page_id page, ui
 static void add_pair(struct pass *p, struct ledger_block *b, page_id page, page_id twin,
 		     uint64_t fingerprint)
 {
-	const struct ledger_block *tb = ledger_find(p->env->ledger, twin);
-
-	p->pairs[p->n_pairs] = (struct pair){
-		.process = p->m->process,
-		.at = ledger_hva(b, page),
-		.twin_process = tb->member->process,
-		.twin_at = ledger_hva(tb, twin),
-	};
+	/* The twin's part is filled in when they are compared. */
+	p->pairs[p->n_pairs] = (struct pair){ .process = p->m->process, .at = ledger_hva(b, page) };
 	p->pair_pages[p->n_pairs++] = (struct pair_pages){ page, twin, fingerprint };
+}
+
+static void offer_content(struct pass *p, struct ledger_block *b, page_id page, uint64_t fingerprint)
+{
+	record_id record;
+	page_id twin;
+
+	switch (domain_offer(p->m->domain, b, page, fingerprint, &record, &twin)) {
+	case DOMAIN_PAIR:
+		add_pair(p, b, page, twin, fingerprint);
+		break;
+	case DOMAIN_LATER:
+		if (p->n_later < PASS_SLICE_PAGES)
+			p->later[p->n_later++] = (struct later){ page, twin, fingerprint };
+		break;
+	default:
+		break;
+	}
 }
 
 static void offer(struct pass *p, struct ledger_block *b, page_id page, const struct scan_result *res)
 {
 	struct domain *d = p->m->domain;
-	record_id record;
-	page_id twin;
 
 	if (res->kind == SCAN_GONE) {
 		domain_forget_absent(d, b, page);
@@ -335,8 +354,40 @@ static void offer(struct pass *p, struct ledger_block *b, page_id page, const st
 		return;
 	if (res->kind == SCAN_ZEROS)
 		domain_offer_zeros(d, b, page);
-	else if (domain_offer(d, b, page, res->fingerprint, &record, &twin) == DOMAIN_PAIR)
-		add_pair(p, b, page, twin, res->fingerprint);
+	else
+		offer_content(p, b, page, res->fingerprint);
+}
+
+/* The record that the comparison with the twin gave. Should the twin have become another page's equal
+ * by now, the engine, which compares bytes, refuses this one. */
+static bool join_twin(struct pass *p, const struct later *later)
+{
+	const struct ledger *l = p->env->ledger;
+	const struct ledger_block *b = ledger_find(l, later->twin);
+
+	/* Its guest may have left, and another domain's have got the number. */
+	if (!b || b->member->domain != p->m->domain ||
+	    ledger_state(l, later->twin) != PAGE_STATE_CANDIDATE)
+		return false;
+	domain_make_candidate(p->m->domain, pass_block(p), later->page,
+			      RECORD_ID(ledger_word(l, later->twin)));
+	return true;
+}
+
+/* Those whose twins are still being compared stay for the next time. */
+static void offer_later(struct pass *p)
+{
+	uint32_t n = p->n_later;
+
+	p->n_later = 0;
+	p->n_pairs = 0;
+	p->pair_at = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		struct later l = p->later[i];
+
+		if (ledger_state(p->env->ledger, l.page) == PAGE_STATE_YOUNG && !join_twin(p, &l))
+			offer_content(p, pass_block(p), l.page, l.fingerprint);
+	}
 }
 
 static void scan_done(struct work *w)
@@ -372,8 +423,31 @@ static void start_scan(struct pass *p)
 
 /* --- slices ----------------------------------------------------------------------------- */
 
+/* Deals with pages that wait for others' comparisons; false: the pass may go on. */
+static bool settle_later(struct pass *p)
+{
+	if (p->n_later == 0)
+		return false;
+	offer_later(p);
+	if (p->n_pairs > 0) {
+		pass_then(p, pass_start_compare);
+		return true;
+	}
+	if (p->n_later == 0 || p->at + p->n_pages < pass_block(p)->n_pages)
+		return false;
+	if (p->later_waits++ < LATER_WAITS) {
+		p->next = pass_next_slice;
+		wait_usec(p, LATER_USEC);
+		return true;
+	}
+	p->n_later = 0;
+	return false;
+}
+
 void pass_next_slice(struct pass *p)
 {
+	if (settle_later(p))
+		return;
 	p->at += p->n_pages;
 	while (p->block < p->m->n_blocks && p->at >= pass_block(p)->n_pages) {
 		p->block++;
@@ -423,9 +497,11 @@ int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done,
 	p->results = calloc(PASS_SLICE_PAGES, sizeof(*p->results));
 	p->pairs = calloc(PASS_SLICE_PAGES, sizeof(*p->pairs));
 	p->pair_pages = calloc(PASS_SLICE_PAGES, sizeof(*p->pair_pages));
+	p->later = calloc(PASS_SLICE_PAGES, sizeof(*p->later));
 	if (m->domain->store)
 		p->copies = malloc(PAIR_BATCH_PAGES * PAGE_BYTES);
-	if (p->ranges && p->results && p->pairs && p->pair_pages && (p->copies || !m->domain->store)) {
+	if (p->ranges && p->results && p->pairs && p->pair_pages && p->later &&
+	    (p->copies || !m->domain->store)) {
 		p->work.run = begin_run;
 		p->work.done = begin_done;
 		r = work_submit(env->pool, &p->work);
@@ -435,6 +511,7 @@ int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done,
 		free(p->results);
 		free(p->pairs);
 		free(p->pair_pages);
+		free(p->later);
 		free(p->copies);
 		free(p);
 		return r;

@@ -66,6 +66,35 @@ static void states_are_counted(void **state _unused_)
 	ledger_free(l);
 }
 
+static void claims_end_with_the_state(void **state _unused_)
+{
+	struct ledger *l = new_ledger();
+	struct ledger_block *b;
+	page_id page;
+
+	assert_int_equal(ledger_add_block(l, NULL, HVA(0x200000), 16, &b), 0);
+	page = PAGE_ID(b->first.n + 3);
+	ledger_claim(l, page, true);
+	assert_false(ledger_is_claimed(l, page));
+	ledger_set_young(l, b, page, 5, 0);
+	ledger_claim(l, page, true);
+	assert_false(ledger_is_claimed(l, page));
+	assert_int_equal(ledger_wait(l, page), 5);
+	ledger_set(l, b, page, PAGE_STATE_UNSTABLE, 7);
+	assert_false(ledger_is_claimed(l, page));
+	ledger_claim(l, page, true);
+	assert_true(ledger_is_claimed(l, page));
+	assert_int_equal(ledger_state(l, page), PAGE_STATE_UNSTABLE);
+	assert_int_equal(ledger_word(l, page), 7);
+	assert_int_equal(b->counts[PAGE_STATE_UNSTABLE], 1);
+	ledger_claim(l, page, false);
+	assert_false(ledger_is_claimed(l, page));
+	ledger_claim(l, page, true);
+	ledger_set(l, b, page, PAGE_STATE_CANDIDATE, 0);
+	assert_false(ledger_is_claimed(l, page));
+	ledger_free(l);
+}
+
 /* The fast skips against the obvious loop, at every start and for every neighbour. */
 static void skips(void **state _unused_)
 {
@@ -123,6 +152,7 @@ int main(void)
 		cmocka_unit_test(blocks_get_ranges_of_their_own),
 		cmocka_unit_test(bounds),
 		cmocka_unit_test(states_are_counted),
+		cmocka_unit_test(claims_end_with_the_state),
 		cmocka_unit_test(skips),
 		cmocka_unit_test(huge_pages_of_an_unaligned_block),
 	};
