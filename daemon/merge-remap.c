@@ -36,6 +36,7 @@ struct remap {
 		struct run run;
 	} *plan;
 	size_t n_plan, next;
+	uint64_t candidates; /* when it was made, less those that are none any more */
 
 	/* The batch; the worker's while the job runs. */
 	uint8_t *payload, *asked; /* what the ring gives back, and what we had asked */
@@ -245,7 +246,8 @@ static void finish(struct remap *r, int error)
 
 	(void)sd_event_source_unref(r->timer);
 	m->busy = false;
-	m->remap_left_pages = count_candidates(m);
+	/* Not those that others' passes have found meanwhile: they are for the next round. */
+	m->remap_left_pages = r->candidates;
 	r->done(m, m->gone ? -ECANCELED : error, r->userdata);
 	member_unref(m);
 	free(r->plan);
@@ -271,7 +273,7 @@ static void apply_refused(struct remap *r, const struct planned *p, uint32_t i, 
 		break;
 	case -ENOMEM: /* no mapping or no memory now: nothing is wrong with the page */
 	case -ECANCELED:
-		break;
+		return;
 	case -EINVAL:
 		domain_forget_young(d, p->block, page, LEDGER_WAIT_MAX);
 		break;
@@ -280,6 +282,7 @@ static void apply_refused(struct remap *r, const struct planned *p, uint32_t i, 
 		r->stats->different_pages++;
 		break;
 	}
+	r->candidates -= MIN(r->candidates, UINT64_C(1));
 }
 
 static void apply_run(struct remap *r, const struct planned *p, const struct ring_run *result)
@@ -295,6 +298,7 @@ static void apply_run(struct remap *r, const struct planned *p, const struct rin
 		else
 			domain_merged(d, p->block, page, RECORD_ID(ledger_word(r->env->ledger, page)));
 	}
+	r->candidates -= MIN(r->candidates, (uint64_t)result->merged);
 	*(zero ? &r->stats->holes_pages : &r->stats->merged_pages) += result->merged;
 	if (result->merged > 0 && !zero)
 		r->m->n_maps += RUN_MAPS;
@@ -411,9 +415,10 @@ int merge_remap_round(const struct pass_env *env, struct member *m, struct merge
 	*r = (struct remap){ .env = env, .m = m, .stats = stats, .done = done, .userdata = userdata };
 	r->payload = malloc(RING_PAYLOAD_BYTES);
 	r->asked = malloc(RING_PAYLOAD_BYTES);
+	r->candidates = count_candidates(m);
 	q = r->payload && r->asked ? plan_round(r) : -ENOMEM;
 	if (q == -EALREADY)
-		m->remap_left_pages = count_candidates(m);
+		m->remap_left_pages = r->candidates;
 	if (q >= 0)
 		q = submit_batch(r);
 	if (q < 0) {
