@@ -320,13 +320,10 @@ static uint64_t cpu_burst(const struct policy *p)
 	return cpu_rate(p) / USEC_PER_SEC * CPU_BURST_USEC;
 }
 
-int enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy)
+void enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy)
 {
-	if (m->busy)
-		return -EBUSY;
 	m->policy = member_policy_of(mgr, policy);
 	budget_set_rate(&m->cpu, cpu_rate(policy), cpu_burst(policy), now_usec());
-	return 0;
 }
 
 static struct member *new_member(const struct manager *mgr, struct guest *g, const struct policy *p)

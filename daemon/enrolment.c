@@ -14,8 +14,8 @@
 #define LOOK_FRESH_USEC USEC_PER_SEC
 /* What the ledger and the trees take for a page at most, unless it is shared. */
 #define TREE_PAGE_BYTES 24U
-/* A policy that cannot be adapted now, because a job of the member reads it. */
-#define ADAPT_RETRY_USEC (200 * USEC_PER_MSEC)
+/* A guest that cannot leave now. */
+#define LEAVE_RETRY_USEC (200 * USEC_PER_MSEC)
 /* Timers need not be exact. */
 #define TIMER_SLACK_USEC (100 * USEC_PER_MSEC)
 
@@ -334,17 +334,14 @@ static void leave(struct guest *g)
 
 	/* Its worker ends some time, and then it is looked at again. */
 	if (r < 0)
-		review_later(g, ADAPT_RETRY_USEC);
+		review_later(g, LEAVE_RETRY_USEC);
 }
 
 static void adapt(struct guest *g)
 {
 	struct enrolment *e = g->enrolment;
 
-	if (enroll_adapt(e->mgr, g->member, &e->policy) < 0) {
-		review_later(g, ADAPT_RETRY_USEC);
-		return;
-	}
+	enroll_adapt(e->mgr, g->member, &e->policy);
 	e->entered = e->policy;
 	(void)kept_set_asked(e->mgr->guests_fd, &g->process, &e->runtime);
 	settle(g, 0, "");

@@ -104,9 +104,9 @@ int enroll_start(struct manager *mgr, struct guest *g, const struct policy *poli
  * member is gone then, also when r < 0 says that something of ours had to stay in it. -EBUSY: it
  * yields (yield.h), which is being ended. */
 int enroll_leave(struct manager *mgr, struct member *m, enroll_done_fn *done, void *userdata);
-/* Another policy for a guest that stays in; only what wish_must_reenter() allows may differ. -EBUSY:
- * a job of the member reads the old one. */
-int enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy);
+/* Another policy for a guest that stays in; only what wish_must_reenter() allows may differ. It is in
+ * force at once, also in the middle of a pass: no job reads it. */
+void enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy);
 /* The process has exited: nothing to undo. */
 void enroll_lost(struct manager *mgr, struct member *m);
 /* The trees and the counts forget all pages of the guest, which stays enrolled. */

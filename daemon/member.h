@@ -31,7 +31,8 @@ enum thp_policy {
 	THP_SPLIT, /* split where at least thp_split pages of it are freed */
 };
 
-/* What the policy says, in the units that the pass and the engines want. */
+/* What the policy says, in the units that the pass and the engines want. The loop's alone: it may
+ * change while a job runs. */
 struct member_policy {
 	enum policy_engine engine; /* never AUTO: decided when the guest enters */
 	uint64_t min_age_usec;
