@@ -269,7 +269,8 @@ static json_t *warnings(const struct manager *mgr)
 	struct merge_ksm_stats s;
 	int n_out = 0;
 
-	if (*mgr->ksm_reason)
+	/* That nobody has asked for it is no trouble. */
+	if (*mgr->ksm_reason && *mgr->config->ksm_domain)
 		(void)json_array_append_new(list, json_sprintf("engine ksm is off: %s", mgr->ksm_reason));
 	if (mgr->merge_ksm) {
 		merge_ksm_stats(mgr->merge_ksm, &s);
