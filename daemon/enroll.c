@@ -323,6 +323,7 @@ static uint64_t cpu_burst(const struct policy *p)
 void enroll_adapt(struct manager *mgr, struct member *m, const struct policy *policy)
 {
 	m->policy = member_policy_of(mgr, policy);
+	m->turn.weight = policy->weight;
 	budget_set_rate(&m->cpu, cpu_rate(policy), cpu_burst(policy), now_usec());
 }
 
@@ -336,6 +337,7 @@ static struct member *new_member(const struct manager *mgr, struct guest *g, con
 	m->guest = guest_ref(g);
 	m->process = &g->process;
 	m->policy = member_policy_of(mgr, p);
+	m->turn.weight = p->weight;
 	budget_init(&m->cpu, cpu_rate(p), cpu_burst(p), now_usec());
 	return m;
 }

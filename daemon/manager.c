@@ -17,6 +17,9 @@
 #include "daemon/unmerge.h"
 #include "daemon/yield.h"
 
+/* How much CPU a pass may use before another that waits: about the longest job. */
+#define TURN_AHEAD_NSEC	  (20 * USEC_PER_MSEC * NSEC_PER_USEC)
+#define TURN_BEHIND_NSEC  (200 * USEC_PER_MSEC * NSEC_PER_USEC)
 #define KSM_SYS_PATH "/sys/kernel/mm/ksm"
 /* What may be used of the CPU budget at once after a rest. */
 #define CPU_BURST_USEC	  (200 * USEC_PER_MSEC)
@@ -204,6 +207,7 @@ static int set_up(struct manager *mgr, char ret_reason[MANAGER_REASON_MAX])
 		.ledger = mgr->ledger,
 		.cpu = &mgr->cpu,
 		.reads = &mgr->reads,
+		.turns = &mgr->turns,
 	};
 	mgr->giveback = (struct giveback_env){
 		.event = mgr->event,
@@ -211,6 +215,7 @@ static int set_up(struct manager *mgr, char ret_reason[MANAGER_REASON_MAX])
 		.rate = &mgr->giveback_rate,
 		.stopping = &mgr->stopping,
 	};
+	turns_init(&mgr->turns, TURN_AHEAD_NSEC, TURN_BEHIND_NSEC);
 	fingerprint_seed_init(&mgr->pass_env.seed);
 	set_budgets(mgr, true);
 	r = open_ksm(mgr);

@@ -49,6 +49,7 @@ struct manager {
 	struct merge_ksm *merge_ksm;
 	struct merge_remap_stats remap_stats;
 	struct budget cpu, reads, giveback_rate;
+	struct turns turns; /* of passes */
 	struct giveback_env giveback;
 	struct pass_env pass_env;
 	struct registry *registry;

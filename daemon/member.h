@@ -25,6 +25,7 @@
 #include "daemon/process.h"
 #include "daemon/range-set.h"
 #include "daemon/tracker.h"
+#include "daemon/turns.h"
 
 enum thp_policy {
 	THP_KEEP,  /* never split a huge page */
@@ -91,6 +92,7 @@ struct member {
 	struct range_set qemu_marks;
 	struct member_policy policy;
 	struct budget cpu; /* the policy's share, for passes over this guest */
+	struct turn turn; /* the policy's weight, likewise */
 	struct member_counts counts;
 	uint64_t shared_pages;	/* sharers in this guest, verified */
 	uint64_t next_pass_usec; /* monotonic */

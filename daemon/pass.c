@@ -16,6 +16,7 @@ void pass_finish(struct pass *p, int r)
 	struct member *m = p->m;
 
 	(void)sd_event_source_unref(p->timer);
+	turn_end(&m->turn);
 	pass_drop_pairs(p);
 	if (r == 0) {
 		p->counts.passes = m->counts.passes + 1;
@@ -70,8 +71,14 @@ static void proceed(struct pass *p)
 {
 	uint64_t now = now_usec();
 	uint64_t wait = MAX(budget_wait_usec(p->env->cpu, now), budget_wait_usec(p->env->reads, now));
+	uint64_t own = budget_wait_usec(&p->m->cpu, now);
 
-	wait = MAX(wait, budget_wait_usec(&p->m->cpu, now));
+	if (wait > 0)
+		turns_note_shortage(p->env->turns, now);
+	p->m->turn.aside = own > 0;
+	wait = MAX(wait, own);
+	if (wait == 0)
+		wait = turn_wait_usec(&p->m->turn, now);
 	if (p->m->gone || p->m->yield.state != YIELD_NO)
 		pass_finish(p, -ECANCELED);
 	else if (wait > 0)
@@ -106,6 +113,7 @@ void pass_charge(struct pass *p, uint64_t start_nsec)
 	p->m->counts.cpu_nsec += nsec;
 	budget_charge(p->env->cpu, nsec, now_usec());
 	budget_charge(&p->m->cpu, nsec, now_usec());
+	turn_charge(&p->m->turn, nsec);
 }
 
 /* --- collect and apply ------------------------------------------------------------ */
@@ -437,6 +445,8 @@ static bool settle_later(struct pass *p)
 		return false;
 	if (p->later_waits++ < LATER_WAITS) {
 		p->next = pass_next_slice;
+		/* Those that it waits for go first, however far ahead. */
+		p->m->turn.aside = true;
 		wait_usec(p, LATER_USEC);
 		return true;
 	}
@@ -518,5 +528,6 @@ int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done,
 	}
 	m->busy = true;
 	(void)member_ref(m);
+	turn_begin(env->turns, &m->turn);
 	return 0;
 }

@@ -26,6 +26,7 @@
 #include "common/fingerprint.h"
 #include "daemon/budget.h"
 #include "daemon/member.h"
+#include "daemon/turns.h"
 #include "daemon/work.h"
 
 /* What passes of all members have in common. */
@@ -36,6 +37,7 @@ struct pass_env {
 	struct fingerprint_seed seed;
 	struct budget *cpu;	  /* nanoseconds of CPU */
 	struct budget *reads;	  /* pages */
+	struct turns *turns;	  /* among passes, while either is short */
 	uint64_t interval_usec;
 };
 

@@ -13,6 +13,8 @@
 #define AGE_MAX_USEC (7 * 24 * 3600 * USEC_PER_SEC)
 /* A guest may be given at most 64 CPUs' worth. */
 #define CPU_MAX_PERMILLE 64000U
+/* As systemd's CPUWeight=. */
+#define WEIGHT_MAX 10000U
 /* The kernel's own largest default for vm.max_map_count. */
 #define MAPS_MAX 1048576U
 
@@ -136,6 +138,11 @@ static int set_cpu(struct policy *p, const char *s)
 	return parse_permille(s, 1, CPU_MAX_PERMILLE, &p->cpu_permille);
 }
 
+static int set_weight(struct policy *p, const char *s)
+{
+	return parse_u32(s, 1, WEIGHT_MAX, &p->weight);
+}
+
 static int set_thp(struct policy *p, const char *s)
 {
 	if (streq(s, "keep")) {
@@ -212,6 +219,9 @@ void policy_format(const struct policy *p, enum policy_field f, char ret[POLICY_
 		(void)snprintf(ret, POLICY_VALUE_MAX, p->thp_split ? "split:%u" : "keep",
 			       p->thp_split);
 		return;
+	case POLICY_FIELD_WEIGHT:
+		(void)snprintf(ret, POLICY_VALUE_MAX, "%u", p->weight);
+		return;
 	case POLICY_FIELD_MAX_MAPS:
 		(void)snprintf(ret, POLICY_VALUE_MAX, "%u", p->max_maps);
 		return;
@@ -238,6 +248,7 @@ static const struct field {
 				  "a time from 0s to 168h, as 30s or 5m"},
 	/* The daemon's own budget is the tighter one, unless somebody sets this. */
 	[POLICY_FIELD_CPU] = {"cpu", "100%", set_cpu, "a share of one CPU from 0.1% to 6400%"},
+	[POLICY_FIELD_WEIGHT] = {"weight", "100", set_weight, "a number from 1 to 10000"},
 	[POLICY_FIELD_THP] = {"thp", "keep", set_thp, "keep, or split:N with N from 1 to 512"},
 	[POLICY_FIELD_INJECT] = {"inject", "yes", set_inject, "yes or no"},
 	/* Half of the older distributions' vm.max_map_count: QEMU needs some itself. */
@@ -318,7 +329,7 @@ int policy_set_by_name(struct policy *p, const char *field, const char *value,
 	if (policy_field_from_string(field, &f) < 0) {
 		(void)snprintf(ret_reason, POLICY_REASON_MAX,
 			       "\"%s\" is not a policy field; known are enabled, domain, engine, "
-			       "min-age, cpu, thp, inject, max-maps, cow-backoff, tracker",
+			       "min-age, cpu, weight, thp, inject, max-maps, cow-backoff, tracker",
 			       quote(field, word));
 		return -EINVAL;
 	}
@@ -371,6 +382,9 @@ static void copy_field(struct policy *p, const struct policy *from, enum policy_
 		break;
 	case POLICY_FIELD_CPU:
 		p->cpu_permille = from->cpu_permille;
+		break;
+	case POLICY_FIELD_WEIGHT:
+		p->weight = from->weight;
 		break;
 	case POLICY_FIELD_THP:
 		p->thp_split = from->thp_split;

@@ -47,6 +47,7 @@ enum policy_field {
 	POLICY_FIELD_ENGINE,
 	POLICY_FIELD_MIN_AGE,
 	POLICY_FIELD_CPU,
+	POLICY_FIELD_WEIGHT,
 	POLICY_FIELD_THP,
 	POLICY_FIELD_INJECT,
 	POLICY_FIELD_MAX_MAPS,
@@ -78,6 +79,7 @@ struct policy {
 	enum policy_engine engine;
 	uint64_t min_age_usec; /* unchanged for so long before a page may merge */
 	uint32_t cpu_permille; /* of one CPU, spent on passes over this guest */
+	uint32_t weight; /* its part of what all passes may spend, against others' */
 	uint32_t
 		thp_split; /* 0: keep huge pages; N: split one when N of its pages would be freed */
 	bool inject;	   /* may an agent be planted in the process */

@@ -38,7 +38,8 @@ static void format_round_trips(void **state _unused_)
 		{"min-age", "2h"},	 {"min-age", "90s"},	   {"cpu", "0.5%"},
 		{"cpu", "200%"},	 {"thp", "split:512"},	   {"thp", "keep"},
 		{"inject", "no"},	 {"max-maps", "0"},
-		{"cow-backoff", "168h"}, {"tracker", "softdirty"},
+		{"cow-backoff", "168h"}, {"tracker", "softdirty"}, {"weight", "1"},
+		{"weight", "10000"},
 	};
 	char text[POLICY_VALUE_MAX];
 	enum policy_field f;
@@ -73,7 +74,9 @@ static void bad_values_are_refused(void **state _unused_)
 		{"thp", "split:513"},
 		{"thp", "keep:1"},
 		{"inject", "maybe"},
-		{"weight", "1"},
+		{"weight", "0"},
+		{"weight", "10001"},
+		{"weight", "1.5"},
 		{"max-maps", "1048577"},
 		{"max-maps", "0x10"},
 		{"cow-backoff", "forever"},
