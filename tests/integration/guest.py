@@ -19,7 +19,7 @@ DEFAULT_MIX = "zero:10,dup:40,within:10,unique:30,slow:5,fast:5"
 
 
 def build(what):
-    """Path of the kernel or of an initramfs; made on first use, then cached."""
+    """Path of the kernel, of an initramfs or of a disk; made on first use, then cached."""
     if os.environ.get("MEMSHARED_TEST_" + what.upper()):  # in a test host: made outside of it
         return os.environ["MEMSHARED_TEST_" + what.upper()]
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../guest/build")
@@ -153,6 +153,7 @@ class Qmp:
 class Guest:
     """A running guest; made by Host.guest(), ended by Host.
 
+    kind        what runs in it (tests/guest/build); a "sector" takes no commands
     pid         of the QEMU process
     monitor     path of a second QMP socket that nobody uses: for memshared
     duty        percent of a processor that the verifying program takes while it goes round:
@@ -179,9 +180,11 @@ class Guest:
                                                                    duty))
             if "disk:" in mix:
                 arguments = [*arguments, *self._disk(uid)]
-        initrd = os.path.join(directory, "initrd")
-        shutil.copyfile(build(kind), initrd)
-        os.chmod(initrd, 0o644)
+        if kind == "sector":
+            boot = self._boot_sector(sum(map(ord, name)) if seed is None else seed)
+        else:
+            boot = ["-kernel", build("kernel"), "-initrd", self._image("initrd"),
+                    "-append", " ".join(filter(None, words))]
         command = [
             "qemu-system-x86_64", "-name", "guest=%s,debug-threads=on" % name,
             "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
@@ -190,8 +193,7 @@ class Guest:
             "-m", "%d" % self.memory_mib,
             "-object", json.dumps({"qom-type": "memory-backend-ram", "id": "pc.ram",
                                    "size": self.memory_mib << 20}),
-            "-kernel", build("kernel"), "-initrd", initrd,
-            "-append", " ".join(filter(None, words)),
+            *boot,
             "-chardev", "socket,id=serial,fd=%d,server=on,wait=off,logfile=%s" % (
                 listeners["serial"].fileno(), os.path.join(directory, "serial.log")),
             "-serial", "chardev:serial",
@@ -205,7 +207,9 @@ class Guest:
         if uid is not None:
             os.chown(directory, uid, uid)
         self.ended = False  # by us: nobody need wonder
-        self._process = self._start(command, uid, listeners)
+        # /dev/kvm is for its group.
+        gid = os.stat("/dev/kvm").st_gid if accel == "kvm" else uid
+        self._process = self._start(command, uid, gid, listeners)
         self.pid = self._process.pid
         self.serial = Serial(os.path.join(directory, "serial.sock"), name)
         self.qmp = Qmp(os.path.join(directory, "qmp.sock"))
@@ -216,6 +220,20 @@ class Guest:
         except (RuntimeError, OSError) as error:
             self.close()
             raise RuntimeError("guest %s: QEMU did not start: %s" % (name, self.log())) from error
+
+    def _image(self, name):
+        """A copy that whoever runs QEMU can read; its path."""
+        path = os.path.join(self.directory, name)
+        shutil.copyfile(build(self.kind), path)
+        os.chmod(path, 0o644)
+        return path
+
+    def _boot_sector(self, seed):
+        path = self._image("sector")
+        with open(path, "r+b") as file:
+            file.seek(508)
+            file.write(seed.to_bytes(4, "little")[:2])
+        return ["-drive", "file=%s,format=raw,if=ide,snapshot=on" % path]
 
     def _disk(self, uid):
         path = os.path.join(self.directory, "disk")
@@ -231,10 +249,10 @@ class Guest:
                                          "cache": {"direct": True}, "aio": "threads"}),
                 "-device", "virtio-blk-pci,drive=disk"]
 
-    def _start(self, command, uid, listeners):
+    def _start(self, command, uid, gid, listeners):
         prefix = ["setpriv", "--pdeathsig=KILL"]
         if uid is not None:
-            prefix += ["--reuid=%d" % uid, "--regid=%d" % uid, "--clear-groups",
+            prefix += ["--reuid=%d" % uid, "--regid=%d" % gid, "--clear-groups",
                        "--bounding-set=-all", "--inh-caps=-all"]
         with open(os.path.join(self.directory, "qemu.log"), "wb") as log:
             return subprocess.Popen(prefix + command, stdin=subprocess.DEVNULL, stdout=log,
