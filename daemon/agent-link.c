@@ -309,6 +309,22 @@ int agent_adopt(const struct process *p, char *ret_reason, struct agent_link **r
 	return 0;
 }
 
+int agent_peek(const struct process *p, uint32_t *ret_done)
+{
+	_cleanup_link_ struct agent_link *a = link_new(p);
+	uint32_t published, done;
+	int r = a ? link_open_ring(a) : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	published = __atomic_load_n(&a->ring->published, __ATOMIC_ACQUIRE);
+	done = __atomic_load_n(&a->ring->done, __ATOMIC_ACQUIRE);
+	if (published != done)
+		return -EBUSY;
+	*ret_done = done;
+	return 0;
+}
+
 /* --- end ----------------------------------------------------------------------------------- */
 
 int agent_detach(struct agent_link *link, char *ret_reason)

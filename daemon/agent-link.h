@@ -36,6 +36,9 @@ int agent_attach(const struct process *p, char *ret_reason, struct agent_link **
 /* Takes over an agent that an earlier daemon left. -ENOENT when there is none (and remains of an
  * attempt that was killed have been removed). Waits. */
 int agent_adopt(const struct process *p, char *ret_reason, struct agent_link **ret);
+/* How many batches the agent of a guest has done, ever; nothing is changed. 0; -EBUSY: one is under
+ * way; -ENOENT: no agent; another error: nobody knows. */
+int agent_peek(const struct process *p, uint32_t *ret_done);
 /* EXIT, then memshared-attach --remove unmaps what is left. Frees the link in any case. Waits. */
 int agent_detach(struct agent_link *a, char *ret_reason);
 /* Closes our side; the agent waits for the next daemon. */

@@ -42,6 +42,7 @@ void domain_free(struct domain *d)
 	stable_free(d->stable);
 	store_free(d->store);
 	free(d->name);
+	free(d->store_name);
 	free(d);
 }
 

@@ -28,6 +28,7 @@ struct domain {
 	struct ledger *ledger; /* the daemon's */
 	struct unstable *unstable; /* engine zero: no trees, nothing is ever compared */
 	struct stable *stable;
+	char *store_name; /* of the store: for a guest alone "self:PID-START", which no other will have */
 	struct store *store; /* engine remap: the shared pages; NULL where the kernel has them */
 	unsigned n_members; /* those that enter or leave just now included */
 	enum policy_engine engine; /* of all members: never AUTO */
@@ -42,7 +43,14 @@ struct domain {
 	/* Engine ksm: no pass before an audit (merge-ksm.h). A member yielded, all its pages count as
 	 * written, those that KSM has merged too: frames tell what is still shared. */
 	bool audit_wanted;
-	/* A guest left that could not give everything back: it may map any slot, so none is freed. */
+	/* The store is an earlier daemon's. */
+	bool adopted;
+	bool adopting;	/* its slots are being read: no member is read or merged until that is done */
+	/* Guests that are no members may map the store: an earlier daemon let them in, or they left and
+	 * could not give everything back. */
+	bool strangers;
+	unsigned n_strangers; /* as of the last tidying */
+	/* A guest that maps the store cannot be looked after: none of its slots is freed any more. */
 	bool store_lost;
 	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied, at the latest */
 	uint64_t last_tidy_usec;

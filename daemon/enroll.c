@@ -6,7 +6,8 @@
  * note QEMU's MERGEABLE marks in a file (kept.h) and take them away. Each step is undone when a later
  * one fails, in reverse order. SIGKILL of the daemon in between leaves at most a waiting agent and a
  * guest without MERGEABLE marks: both harmless. The next daemon reads what was kept and adopts the
- * agent.
+ * agent. A guest that comes from an earlier daemon is looked through for mappings of stores first:
+ * those of its domain's store are counted again (adopt.h), others given back (foreign.h).
  *
  * Leaving: its shared pages are given back (giveback.h); then, on a worker, the marks are put back,
  * the tracker disarmed, the agent detached and the file removed; then, on the loop, the pages leave
@@ -20,6 +21,8 @@
 #include "daemon/manager.h"
 #include "daemon/merge-remap.h"
 #include "daemon/refusal.h"
+#include "daemon/remap-guest.h"
+#include "daemon/store.h"
 #include "daemon/unmerge.h"
 #include "daemon/yield.h"
 
@@ -98,7 +101,8 @@ static int try_tracker(struct enroll *e, enum tracker_kind kind)
 		/* One that an earlier daemon left is of no use any more. */
 		(void)agent_close_uffd(e->m->agent);
 		/* Transactions make the kernel's own accesses (KVM, vhost) wait as well. */
-		uffd = agent_open_uffd(e->m->agent, policy_engine_transacts(e->m->policy.engine));
+		uffd = agent_open_uffd(e->m->agent,
+				       policy_engine_transacts(e->m->policy.engine) || e->m->foreign);
 		if (uffd < 0)
 			return uffd;
 	}
@@ -147,6 +151,41 @@ static int make_tracker(struct enroll *e)
 	return r < 0 ? refuse(e, r, "its memory cannot be tracked") : 0;
 }
 
+/* The stores that these mappings may be of must be known to later daemons. What was kept tells them;
+ * the names of the files do only where that is broken, for QEMU can choose such names. */
+static int note_stores(struct enroll *e, const struct remap_list *foreign)
+{
+	struct kept earlier = { 0 };
+	int r = kept_load(e->mgr->guests_fd, e->m->process, &earlier);
+
+	if (r == -EINVAL)
+		return remap_list_note_stores(foreign, &e->kept);
+	if (r == -ENOENT || r == -ESTALE)
+		r = 0;
+	for (unsigned i = 0; i < earlier.n_stores && r >= 0; i++)
+		r = kept_add_store(&e->kept, earlier.stores[i]);
+	kept_done(&earlier);
+	return r;
+}
+
+/* What earlier daemons have merged in it. Once the agent is there, whose last batch is over. */
+static int find_mappings(struct enroll *e)
+{
+	struct member *m = e->m;
+	struct remap_list *foreign = NULL;
+	uint64_t copies;
+	int r = remap_list_new(m, REMAP_FOREIGN, &foreign, &copies);
+
+	if (r >= 0) {
+		m->foreign = remap_list_pages(foreign) > 0;
+		r = m->foreign ? note_stores(e, foreign) : 0;
+	}
+	remap_list_free(foreign);
+	if (r >= 0 && m->domain->adopted)
+		r = remap_list_new(m, REMAP_OWN, &m->found, &copies);
+	return r < 0 ? refuse(e, r, "what it shares already cannot be told") : 0;
+}
+
 static void undo_enter(struct enroll *e)
 {
 	char why[AGENT_REASON_MAX];
@@ -157,7 +196,8 @@ static void undo_enter(struct enroll *e)
 	if (e->m->agent)
 		(void)agent_detach(e->m->agent, why);
 	e->m->agent = NULL;
-	if (e->unmarked && given_back)
+	/* What an earlier daemon did is not undone. */
+	if (e->unmarked && given_back && !e->kept.inherited)
 		kept_remove(e->mgr->guests_fd, e->m->process);
 }
 
@@ -178,7 +218,7 @@ static void enter_run(struct work *w)
 	if (plant_agent(e) < 0)
 		return;
 	FAULT_POINT("enroll-attached");
-	if (make_tracker(e) < 0) {
+	if (find_mappings(e) < 0 || make_tracker(e) < 0) {
 		undo_enter(e);
 		return;
 	}
@@ -238,6 +278,7 @@ static int admit(struct enroll *e)
 	m->next = mgr->members;
 	mgr->members = m;
 	mgr->n_members++;
+	manager_entered_domain(mgr, m);
 	return 0;
 }
 
@@ -336,6 +377,7 @@ static struct member *new_member(const struct manager *mgr, struct guest *g, con
 	m->refs = 1;
 	m->guest = guest_ref(g);
 	m->process = &g->process;
+	m->ram_pages = memory_total_pages(&g->memory);
 	m->policy = member_policy_of(mgr, p);
 	m->turn.weight = p->weight;
 	budget_init(&m->cpu, cpu_rate(p), cpu_burst(p), now_usec());
@@ -344,13 +386,16 @@ static struct member *new_member(const struct manager *mgr, struct guest *g, con
 
 static int enter_domain(struct manager *mgr, struct member *m, const struct policy *policy)
 {
-	char name[DOMAIN_NAME_MAX];
+	char name[DOMAIN_NAME_MAX], store_name[DOMAIN_NAME_MAX];
 
-	if (streq(policy->domain, POLICY_SELF))
-		(void)snprintf(name, sizeof(name), "self:%d", (int)m->process->pid);
-	else
-		(void)snprintf(name, sizeof(name), "%s", policy->domain);
-	return manager_enter_domain(mgr, name, m->policy.engine, &m->domain);
+	if (!streq(policy->domain, POLICY_SELF))
+		return manager_enter_domain(mgr, policy->domain, policy->domain, m->policy.engine,
+					    &m->domain);
+	/* The store of a guest that is gone must not come to one that has its pid by then. */
+	(void)snprintf(name, sizeof(name), "self:%d", (int)m->process->pid);
+	(void)snprintf(store_name, sizeof(store_name), "self:%d-%llu", (int)m->process->pid,
+		       (unsigned long long)m->process->start_ticks);
+	return manager_enter_domain(mgr, name, store_name, m->policy.engine, &m->domain);
 }
 
 /* What later daemons must know; the marks come in the worker. */
@@ -361,6 +406,8 @@ static int keep(struct enroll *e)
 
 	policy_init_empty(&e->kept.asked);
 	e->kept.unmerged = e->m->guest->enrolment->unmerged;
+	if (e->m->domain->store)
+		r = kept_add_store(&e->kept, store_label(e->m->domain->store));
 	for (enum policy_field f = 0; f < POLICY_FIELD_MAX && r >= 0; f++) {
 		if (e->policy.source[f] != POLICY_SOURCE_RUNTIME)
 			continue;
@@ -396,9 +443,9 @@ int enroll_start(struct manager *mgr, struct guest *g, const struct policy *poli
 		};
 		choose_blocks(e, &g->memory);
 	}
-	r = e && e->m ? keep(e) : -ENOMEM;
+	r = e && e->m ? enter_domain(mgr, e->m, policy) : -ENOMEM;
 	if (r >= 0)
-		r = enter_domain(mgr, e->m, policy);
+		r = keep(e);
 	if (r >= 0)
 		r = work_submit(mgr->pool, &e->work);
 	if (r < 0) {
@@ -473,7 +520,7 @@ static void leave_done(struct work *w)
 		 *l->reason ? ": " : "", l->reason);
 	l->m->busy = false;
 	if (l->error < 0)
-		l->m->domain->store_lost = true;
+		manager_note_stranger(l->mgr, l->m);
 	(void)guest_apply(l->m->guest, GUEST_LEFT, l->reason);
 	if (l->done)
 		l->done(l->m->guest, l->error, l->reason, l->userdata);
@@ -561,5 +608,5 @@ void enroll_finish_leaving(struct manager *mgr, struct member *m)
 		return;
 	}
 	/* Where the queue is full manager_schedule() tries again with the next job that ends. */
-	(void)giveback_start(&mgr->giveback, m, true, given_back, l);
+	(void)giveback_start(&mgr->giveback, m, GIVEBACK_LEAVING, given_back, l);
 }

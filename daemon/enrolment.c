@@ -16,6 +16,8 @@
 #define TREE_PAGE_BYTES 24U
 /* A guest that cannot leave now. */
 #define LEAVE_RETRY_USEC (200 * USEC_PER_MSEC)
+/* How long guests of an earlier daemon wait for libvirt's word before they are let in without. */
+#define LIBVIRT_WAIT_USEC (30 * USEC_PER_SEC)
 /* Timers need not be exact. */
 #define TIMER_SLACK_USEC (100 * USEC_PER_MSEC)
 
@@ -215,7 +217,9 @@ static void on_entered(struct guest *g, int r, const char *reason, void *userdat
 		note_failure(g, r, reason);
 		return;
 	}
-	e->failures = 0;
+	/* One that is only to leave may fail in that again. */
+	if (e->policy.enabled == POLICY_YES)
+		e->failures = 0;
 	e->was_in = true;
 	e->left_behind = false;
 	e->reason[0] = '\0';
@@ -234,7 +238,8 @@ static void on_left(struct guest *g, int r, const char *reason, void *userdata _
 
 	if (!e || e->mgr->stopping || g->state == GUEST_GONE)
 		return;
-	if (r < 0 && r != -ESRCH)
+	e->left_behind = r < 0 && r != -ESRCH;
+	if (e->left_behind)
 		(void)snprintf(e->tied_to, sizeof(e->tied_to), "%s", e->entered.domain);
 	else
 		e->tied_to[0] = '\0';
@@ -369,6 +374,16 @@ static bool is_settled(const struct manager *mgr)
 	return mgr->libvirt ? libvirt_guests_settled(mgr->libvirt) : !mgr->config->libvirt_enabled;
 }
 
+/* A guest of an earlier daemon that libvirt has not spoken of yet: it would be taken for one that is
+ * nobody's, enter another trust domain, and get all its pages back first. */
+static bool awaits_libvirt(const struct guest *g)
+{
+	const struct enrolment *e = g->enrolment;
+
+	return e->left_behind && !e->facts && !e->runtime.set && !e->done && !is_settled(e->mgr) &&
+	       now_usec() < e->mgr->started_usec + LIBVIRT_WAIT_USEC;
+}
+
 /* --- the review ---------------------------------------------------------------------------- */
 
 void enrolment_review(struct guest *g)
@@ -388,7 +403,7 @@ void enrolment_review(struct guest *g)
 		/* "auto" follows the configuration: KSM's domain may be another now. */
 		.moved = g->member && enroll_engine(e->mgr, &e->policy) != g->member->policy.engine,
 		.refused = is_refused(g),
-		.held = e->held,
+		.held = e->held || awaits_libvirt(g),
 		.left_behind = e->left_behind && (e->done || is_settled(e->mgr)),
 		.resting = now_usec() < e->retry_usec,
 	};
@@ -412,7 +427,11 @@ void enrolment_review(struct guest *g)
 			settle(g, -EPERM, e->reason);
 		break;
 	case WISH_WAIT:
-		if (e->held && g->state != GUEST_ENTERING && g->state != GUEST_LEAVING) {
+		if (awaits_libvirt(g)) {
+			(void)snprintf(e->reason, sizeof(e->reason),
+				       "an earlier daemon had it: waiting for what libvirt says of it");
+			review_later(g, USEC_PER_SEC);
+		} else if (e->held && g->state != GUEST_ENTERING && g->state != GUEST_LEAVING) {
 			(void)snprintf(e->reason, sizeof(e->reason),
 				       "its memory is still coming in (migration)");
 			settle(g, -EAGAIN, e->reason);

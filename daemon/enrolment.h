@@ -18,6 +18,9 @@
  * A guest that should be in and cannot is tried again after 5 s, then ever more rarely, down to
  * every 5 minutes; anything new about it starts over.
  *
+ * A guest that an earlier daemon had in, and that is not wanted any more, enters once more to leave
+ * properly; so does one that could not, with the same patience.
+ *
  * A guest whose pages could not be given back when it left (no memory for private copies) may still
  * share with its former domain: until it has left that one properly it enters no other.
  *
@@ -41,7 +44,7 @@ struct enrolment {
 	bool listed;		     /* in the listing under way */
 	bool held;		     /* its memory is still coming in: an incoming migration */
 	bool was_in;		     /* once, also with an earlier daemon: so its memory had arrived */
-	bool left_behind;	     /* an earlier daemon had it enrolled, and this one not yet */
+	bool left_behind;	     /* something of that is in it still, while it is not enrolled */
 	struct policy runtime;	     /* what clients asked for */
 	bool unmerged;		     /* it is to share nothing for now: unmerge.h */
 	bool runtime_until_facts;    /* it was written to libvirt, too, and is to come from there */

@@ -26,7 +26,7 @@ struct giveback {
 	struct work work; /* must be first */
 	struct giveback_env env;
 	struct member *m;
-	bool leaving;
+	enum giveback_what what;
 	giveback_done_fn *done;
 	void *userdata;
 	sd_event_source *timer;
@@ -71,13 +71,18 @@ int giveback_check_memory(uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_M
 
 /* --- worker ------------------------------------------------------------------------------- */
 
+static enum remap_which which(const struct giveback *g)
+{
+	return g->what == GIVEBACK_FOREIGN ? REMAP_FOREIGN : REMAP_ALL;
+}
+
 static void look_run(struct work *w)
 {
 	struct giveback *g = (struct giveback *)w;
 	uint64_t copies = 0;
 
-	g->error = remap_list_new(g->m, &g->mapped, &copies);
-	if (g->error >= 0)
+	g->error = remap_list_new(g->m, which(g), &g->mapped, &copies);
+	if (g->error >= 0 && g->what != GIVEBACK_FOREIGN)
 		g->error = merge_ksm_marks(g->m, &g->marked);
 	if (g->error >= 0 && copies + g->ksm_pages > 0)
 		g->error = giveback_check_memory((copies + g->ksm_pages) * PAGE_BYTES, g->reason);
@@ -110,17 +115,17 @@ static int64_t marked_piece(struct giveback *g, uint64_t max_pages)
 	return 0;
 }
 
-/* The page map has the last word. A guest that leaves may not even keep mappings of a store; of one
- * that stays they are reclaimed in time (tidy.h). */
+/* The page map has the last word. Mappings in which all is copied are reclaimed in time where they are
+ * of the store that the guest stays with (tidy.h). */
 static int verify(struct giveback *g)
 {
 	struct remap_list *now;
 	uint64_t copies, left;
-	int r = remap_list_new(g->m, &now, &copies);
+	int r = remap_list_new(g->m, which(g), &now, &copies);
 
 	if (r < 0)
 		return r;
-	left = g->leaving ? remap_list_pages(now) : copies;
+	left = g->what == GIVEBACK_STAYING ? copies : remap_list_pages(now);
 	remap_list_free(g->mapped);
 	g->mapped = now;
 	g->mapped_at = 0;
@@ -154,7 +159,7 @@ static void piece_run(struct work *w)
 	g->piece_pages = n > 0 ? (uint64_t)n : 0;
 	g->error = n == 0 ? verify(g) : (int)MIN(n, (int64_t)0);
 	/* Mappings were replaced. */
-	for (size_t i = 0; i < g->m->n_blocks && (g->complete || g->error < 0) && !g->leaving; i++)
+	for (size_t i = 0; g->what != GIVEBACK_LEAVING && i < g->m->n_blocks && (g->complete || g->error < 0); i++)
 		(void)tracker_arm(g->m->tracker, g->m->blocks[i]->start, g->m->blocks[i]->n_pages);
 }
 
@@ -221,7 +226,7 @@ static void start_piece(struct giveback *g)
 	uint64_t wait = budget_wait_usec(g->env.rate, now_usec());
 	int r;
 
-	if (*g->env.stopping || (g->m->gone && !g->leaving)) {
+	if (*g->env.stopping || (g->m->gone && g->what != GIVEBACK_LEAVING)) {
 		finish(g, -ECANCELED);
 		return;
 	}
@@ -238,8 +243,8 @@ static void start_piece(struct giveback *g)
 		finish(g, r);
 }
 
-int giveback_start(const struct giveback_env *env, struct member *m, bool leaving, giveback_done_fn *done,
-		   void *userdata)
+int giveback_start(const struct giveback_env *env, struct member *m, enum giveback_what what,
+		   giveback_done_fn *done, void *userdata)
 {
 	struct giveback *g = calloc(1, sizeof(*g));
 	int r;
@@ -251,12 +256,13 @@ int giveback_start(const struct giveback_env *env, struct member *m, bool leavin
 		.work = { .run = look_run, .done = job_done },
 		.env = *env,
 		.m = m,
-		.leaving = leaving,
+		.what = what,
 		.left_pages = UINT64_MAX,
 		.done = done,
 		.userdata = userdata,
 	};
-	for (size_t i = 0; i < m->n_blocks && m->policy.engine == POLICY_ENGINE_KSM; i++)
+	for (size_t i = 0; i < m->n_blocks && m->policy.engine == POLICY_ENGINE_KSM && what != GIVEBACK_FOREIGN;
+	     i++)
 		g->ksm_pages += m->blocks[i]->counts[PAGE_STATE_SHARED];
 	r = work_submit(env->pool, &g->work);
 	if (r < 0) {

@@ -43,9 +43,15 @@ struct giveback_env {
 /* r < 0: some pages, or all, are still shared; reason says why. -ECANCELED: the member went. */
 typedef void giveback_done_fn(struct member *m, int r, const char *reason, void *userdata);
 
+enum giveback_what {
+	GIVEBACK_STAYING, /* all pages; copies may stay in mappings of a store, to be reclaimed in time */
+	GIVEBACK_LEAVING, /* all pages and mappings, also when the member is marked gone meanwhile */
+	GIVEBACK_FOREIGN, /* those of other stores than the domain's */
+};
+
 /* Starts; the member must not be busy and is until done is called (never from within this call). A
- * member that goes meanwhile ends it, unless leaving. 0, -ENOMEM, -EAGAIN. */
-int giveback_start(const struct giveback_env *env, struct member *m, bool leaving, giveback_done_fn *done,
-		   void *userdata);
+ * member that goes meanwhile ends it, unless LEAVING. 0, -ENOMEM, -EAGAIN. */
+int giveback_start(const struct giveback_env *env, struct member *m, enum giveback_what what,
+		   giveback_done_fn *done, void *userdata);
 /* May so many bytes of copies be made now? 0, or -ENOMEM with the numbers in ret_reason. Any thread. */
 int giveback_check_memory(uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_MAX]);

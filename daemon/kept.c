@@ -111,6 +111,32 @@ static int take_unmerged(struct text *t, bool *ret)
 	return *ret && !streq(value, "yes") ? -EINVAL : 0;
 }
 
+int kept_add_store(struct kept *e, const char *label)
+{
+	for (unsigned i = 0; i < e->n_stores; i++)
+		if (streq(e->stores[i], label))
+			return 0;
+	if (e->n_stores == KEPT_STORES_MAX)
+		return -ENOSPC;
+	(void)snprintf(e->stores[e->n_stores++], STORE_LABEL_BYTES, "%s", label);
+	return 0;
+}
+
+static int take_stores(struct text *t, struct kept *e)
+{
+	char value[NAME_BYTES];
+
+	while (take_line(t, "store", value, sizeof(value))) {
+		unsigned n = e->n_stores;
+
+		if (strlen(value) != STORE_LABEL_BYTES - 1 ||
+		    strspn(value, "0123456789abcdef") != STORE_LABEL_BYTES - 1 ||
+		    kept_add_store(e, value) < 0 || e->n_stores == n)
+			return -EINVAL;
+	}
+	return 0;
+}
+
 int kept_parse(const char *buf, size_t len, const char *boot, struct kept *ret)
 {
 	struct text t = { buf, buf + len };
@@ -130,6 +156,8 @@ int kept_parse(const char *buf, size_t len, const char *boot, struct kept *ret)
 	r = take_asked(&t, &e.asked);
 	if (r >= 0)
 		r = take_unmerged(&t, &e.unmerged);
+	if (r >= 0)
+		r = take_stores(&t, &e);
 	if (r >= 0)
 		r = take_ranges(&t, "ram", &e.ram);
 	if (r >= 0)
@@ -169,6 +197,8 @@ int kept_format(const struct kept *e, const char *boot, char **ret, size_t *ret_
 	}
 	if (e->unmerged)
 		(void)fputs("unmerged yes\n", f);
+	for (unsigned i = 0; i < e->n_stores; i++)
+		(void)fprintf(f, "store %s\n", e->stores[i]);
 	put_ranges(f, "ram", &e->ram);
 	put_ranges(f, "mark", &e->marks);
 	if (fclose(f) != 0) {
@@ -282,30 +312,48 @@ int kept_store(int dir_fd, const struct process *p, const struct kept *e)
 	return r < 0 ? r : 0;
 }
 
-static int change(int dir_fd, const struct process *p, const struct policy *asked, const bool *unmerged)
+/* Stores what was loaded and changed. */
+static int store_again(int dir_fd, const struct process *p, struct kept *k)
+{
+	int r = kept_store(dir_fd, p, k);
+
+	kept_done(k);
+	return r;
+}
+
+int kept_set_asked(int dir_fd, const struct process *p, const struct policy *asked)
 {
 	struct kept k = { 0 };
 	int r = kept_load(dir_fd, p, &k);
 
 	if (r < 0)
 		return r;
-	if (asked)
-		k.asked = *asked;
-	if (unmerged)
-		k.unmerged = *unmerged;
-	r = kept_store(dir_fd, p, &k);
-	kept_done(&k);
-	return r;
-}
-
-int kept_set_asked(int dir_fd, const struct process *p, const struct policy *asked)
-{
-	return change(dir_fd, p, asked, NULL);
+	k.asked = *asked;
+	return store_again(dir_fd, p, &k);
 }
 
 int kept_set_unmerged(int dir_fd, const struct process *p, bool unmerged)
 {
-	return change(dir_fd, p, NULL, &unmerged);
+	struct kept k = { 0 };
+	int r = kept_load(dir_fd, p, &k);
+
+	if (r < 0)
+		return r;
+	k.unmerged = unmerged;
+	return store_again(dir_fd, p, &k);
+}
+
+int kept_set_store(int dir_fd, const struct process *p, const char *label)
+{
+	struct kept k = { 0 };
+	int r = kept_load(dir_fd, p, &k);
+
+	if (r < 0)
+		return r;
+	k.n_stores = 0;
+	if (label)
+		(void)kept_add_store(&k, label);
+	return store_again(dir_fd, p, &k);
 }
 
 void kept_remove(int dir_fd, const struct process *p)
@@ -316,6 +364,16 @@ void kept_remove(int dir_fd, const struct process *p)
 	(void)unlinkat(dir_fd, name, 0);
 }
 
+static int parse_name(const char *name, uint64_t *ret_pid, uint64_t *ret_ticks)
+{
+	size_t used;
+
+	if (parse_u64_prefix(name, strlen(name), 10, ret_pid, &used) < 0 || *ret_pid == 0 ||
+	    *ret_pid > INT32_MAX || name[used] != '-')
+		return -EINVAL;
+	return parse_u64(name + used + 1, 0, UINT64_MAX, ret_ticks);
+}
+
 /* Does the process that the file is named for still run, since this boot? */
 static bool is_current(int dir_fd, const char *name)
 {
@@ -324,10 +382,8 @@ static bool is_current(int dir_fd, const char *name)
 	_cleanup_close_ int fd = -1;
 	char path[NAME_BYTES];
 	uint64_t pid, ticks;
-	size_t len = strlen(name), used;
 
-	if (parse_u64_prefix(name, len, 10, &pid, &used) < 0 || pid == 0 || pid > INT32_MAX ||
-	    name[used] != '-' || parse_u64(name + used + 1, 0, UINT64_MAX, &ticks) < 0)
+	if (parse_name(name, &pid, &ticks) < 0)
 		return false;
 	(void)snprintf(path, sizeof(path), "/proc/%" PRIu64, pid);
 	fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -338,6 +394,68 @@ static bool is_current(int dir_fd, const char *name)
 		return false;
 	kept_done(&e);
 	return true;
+}
+
+struct users {
+	struct kept_store_user *v;
+	size_t n;
+};
+
+static int add_user(struct users *u, uint64_t pid, uint64_t ticks, const char *label)
+{
+	struct kept_store_user *grown = reallocarray(u->v, u->n + 1, sizeof(*grown));
+
+	if (!grown)
+		return -ENOMEM;
+	u->v = grown;
+	u->v[u->n] = (struct kept_store_user){ .pid = (pid_t)pid, .start_ticks = ticks };
+	(void)snprintf(u->v[u->n++].store, STORE_LABEL_BYTES, "%s", label);
+	return 0;
+}
+
+static int add_users(int dir_fd, const char *name, struct users *u)
+{
+	struct kept e = { 0 };
+	uint64_t pid, ticks;
+	int r = parse_name(name, &pid, &ticks), q;
+
+	if (r < 0)
+		return 0;
+	q = load_name(dir_fd, name, &e);
+	if (q == -ENOENT || q == -ESTALE)
+		return 0;
+	r = q < 0 ? add_user(u, pid, ticks, "") : 0;
+	for (unsigned i = 0; i < e.n_stores && q >= 0 && r >= 0; i++)
+		r = add_user(u, pid, ticks, e.stores[i]);
+	kept_done(&e);
+	return r;
+}
+
+int kept_store_users(int dir_fd, struct kept_store_user **ret, size_t *ret_n)
+{
+	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct users u = { NULL, 0 };
+	struct dirent *e;
+
+	if (!d) {
+		r = -errno;
+		close_fdp(&fd);
+		return r;
+	}
+	while (r >= 0 && (errno = 0, e = readdir(d)))
+		if (e->d_name[0] != '.')
+			r = add_users(dir_fd, e->d_name, &u);
+	if (r >= 0 && errno != 0)
+		r = -errno;
+	(void)closedir(d);
+	if (r < 0) {
+		free(u.v);
+		return r;
+	}
+	*ret = u.v;
+	*ret_n = u.n;
+	return 0;
 }
 
 unsigned kept_sweep(int dir_fd)

@@ -10,6 +10,7 @@
  *   boot 01234567-...                   pid and start time mean nothing after a reboot
  *   policy domain NAME                  each field that clients asked for
  *   unmerged yes                        it is to share nothing until told to (or no such line)
+ *   store 0123456789abcdef              label of a store that it may map (a line for each)
  *   ram 7f0000000000-7f0008000000 ...   RAM that we (and daemons before us) served
  *   mark 7f0000000000-7f0008000000 ...  where QEMU wants MERGEABLE
  *
@@ -31,13 +32,19 @@
 #include "daemon/policy.h"
 #include "daemon/process.h"
 #include "daemon/range-set.h"
+#include "daemon/store.h"
 
 #define KEPT_BYTES_MAX (512U << 10)
+/* Stores that a guest may map at a time: that of its domain, and those of former ones. */
+#define KEPT_STORES_MAX 4U
 #define KEPT_BOOT_BYTES 37U /* of /proc/sys/kernel/random/boot_id, NUL included */
 
 struct kept {
 	struct policy asked; /* at run time; the other layers are there again after a restart */
 	bool unmerged; /* see unmerge.h */
+	bool inherited; /* not in the file: an earlier daemon had kept something, good or broken */
+	char stores[KEPT_STORES_MAX][STORE_LABEL_BYTES];
+	unsigned n_stores;
 	struct range_set ram;
 	struct range_set marks;
 };
@@ -68,7 +75,20 @@ int kept_store(int dir_fd, const struct process *p, const struct kept *e);
 /* Change only what was asked for; -ENOENT when there is none. */
 int kept_set_asked(int dir_fd, const struct process *p, const struct policy *asked);
 int kept_set_unmerged(int dir_fd, const struct process *p, bool unmerged);
+/* The guest may map this store (NULL: none) and no other any more. */
+int kept_set_store(int dir_fd, const struct process *p, const char *label);
+/* One more store that the guest may map. -ENOSPC. */
+int kept_add_store(struct kept *e, const char *label);
 void kept_remove(int dir_fd, const struct process *p);
+
+/* Of a guest that an earlier daemon had: a process, and a store that it may map. */
+struct kept_store_user {
+	pid_t pid;
+	uint64_t start_ticks;
+	char store[STORE_LABEL_BYTES]; /* "": what is kept cannot be read, so any store */
+};
+/* All of them, in an array of the caller's; when nobody writes there. */
+int kept_store_users(int dir_fd, struct kept_store_user **ret, size_t *ret_n);
 /* Removes the files of guests that are no more, and what was never finished. Returns how many are
  * left. */
 unsigned kept_sweep(int dir_fd);

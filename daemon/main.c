@@ -19,6 +19,7 @@
 #include "daemon/control.h"
 #include "daemon/manager.h"
 #include "daemon/methods.h"
+#include "daemon/store.h"
 
 /* Descriptors for each guest: pidfd, /proc directory, pagemap, ring, userfaultfd and a few more. */
 #define NOFILE_WANTED 65536U
@@ -177,13 +178,34 @@ static int add_signals(struct daemon *d)
 	return r;
 }
 
+/* Of what systemd hands over: stores of an earlier daemon, and a socket, which is returned, or -1. */
+static int take_descriptors(struct daemon *d)
+{
+	char **names = NULL;
+	int n = sd_listen_fds_with_names(1, &names), listen_fd = -1;
+
+	for (int i = 0; i < n; i++) {
+		int fd = SD_LISTEN_FDS_START + i;
+
+		if (strncmp(names[i], STORE_FD_NAME "-", strlen(STORE_FD_NAME "-")) == 0)
+			manager_inherit(d->manager, names[i], fd);
+		else if (listen_fd < 0)
+			listen_fd = fd;
+		else
+			(void)close(fd);
+		free(names[i]);
+	}
+	free(names);
+	return listen_fd;
+}
+
 static int listen_on(struct daemon *d)
 {
 	const struct config *config = d->manager->config;
 	struct control_config c = {
 		.path = config->socket,
 		.mode = config->socket_mode,
-		.listen_fd = sd_listen_fds(1) == 1 ? SD_LISTEN_FDS_START : -1,
+		.listen_fd = take_descriptors(d),
 		.userdata = d->manager,
 		.version = PACKAGE_VERSION,
 	};

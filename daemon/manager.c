@@ -2,6 +2,7 @@
 #include "daemon/manager.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
@@ -10,9 +11,10 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "daemon/enrolment.h"
+#include "daemon/foreign.h"
 #include "daemon/kept.h"
 #include "daemon/libvirt-guests.h"
-#include "daemon/store.h"
+#include "daemon/stores.h"
 #include "daemon/tidy.h"
 #include "daemon/unmerge.h"
 #include "daemon/yield.h"
@@ -33,6 +35,8 @@
  * what could not be done the last time. */
 #define TIDY_PASSES	  3U
 #define TIDY_IDLE_PASSES  60U
+/* How long stores of an earlier daemon are kept for guests that have not come back. */
+#define STORES_WAIT_USEC  (120 * USEC_PER_SEC)
 #define PRESSURE_LOOK_USEC (5 * USEC_PER_SEC)
 /* A pass that failed is tried again after this. */
 #define PASS_RETRY_USEC	  (5 * USEC_PER_SEC)
@@ -183,7 +187,20 @@ static int open_state(struct manager *mgr)
 	mgr->guests_fd = kept_open_dir(mgr->config->state_directory);
 	if (mgr->guests_fd < 0)
 		return mgr->guests_fd;
+	/* Two daemons would free each other's slots. Gone with us, however we end. */
+	if (flock(mgr->guests_fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EBUSY : -errno;
 	(void)kept_sweep(mgr->guests_fd);
+	r = kept_store_users(mgr->guests_fd, &mgr->store_users, &mgr->n_store_users);
+	return r < 0 ? r : stores_new(mgr->config->state_directory, &mgr->stores);
+}
+
+/* Whoever was enrolled by the earlier daemon has come back by now, or will get its pages back. */
+static int on_stores(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+{
+	struct manager *mgr = userdata;
+
+	stores_drop_unclaimed(mgr->stores);
 	return 0;
 }
 
@@ -192,8 +209,9 @@ static int set_up(struct manager *mgr, char ret_reason[MANAGER_REASON_MAX])
 	int r = open_state(mgr);
 
 	if (r < 0) {
-		(void)snprintf(ret_reason, MANAGER_REASON_MAX, "StateDirectory=%s cannot be used",
-			       mgr->config->state_directory);
+		(void)snprintf(ret_reason, MANAGER_REASON_MAX, "StateDirectory=%s %s",
+			       mgr->config->state_directory,
+			       r == -EBUSY ? "is another memshared's" : "cannot be used");
 		return r;
 	}
 	r = ledger_new(&mgr->ledger);
@@ -208,6 +226,7 @@ static int set_up(struct manager *mgr, char ret_reason[MANAGER_REASON_MAX])
 		.cpu = &mgr->cpu,
 		.reads = &mgr->reads,
 		.turns = &mgr->turns,
+		.stopping = &mgr->stopping,
 	};
 	mgr->giveback = (struct giveback_env){
 		.event = mgr->event,
@@ -229,6 +248,9 @@ static int set_up(struct manager *mgr, char ret_reason[MANAGER_REASON_MAX])
 	if (r >= 0)
 		r = sd_event_add_time_relative(mgr->event, &mgr->timer, CLOCK_MONOTONIC, 0, 0, on_timer,
 					       mgr);
+	if (r >= 0)
+		r = sd_event_add_time_relative(mgr->event, &mgr->stores_timer, CLOCK_MONOTONIC,
+					       STORES_WAIT_USEC, USEC_PER_SEC, on_stores, mgr);
 	return r < 0 ? r : 0;
 }
 
@@ -289,6 +311,9 @@ void manager_free(struct manager *mgr)
 	ledger_free(mgr->ledger);
 	(void)sd_event_source_unref(mgr->timer);
 	(void)sd_event_source_unref(mgr->pressure_timer);
+	(void)sd_event_source_unref(mgr->stores_timer);
+	stores_free(mgr->stores);
+	free(mgr->store_users);
 	close_fdp(&mgr->guests_fd);
 	config_free(mgr->config);
 	free(mgr);
@@ -319,65 +344,7 @@ void manager_reconfigure(struct manager *mgr, struct config *config)
 	manager_schedule(mgr);
 }
 
-/* --- tables -------------------------------------------------------------------------- */
-
-static int make_domain(struct manager *mgr, const char *name, enum policy_engine engine,
-		       struct domain **ret)
-{
-	/* Without a bound of its own a store may hold as much as there is memory. */
-	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES);
-	uint64_t capacity = mgr->config->store_max_bytes ? mgr->config->store_max_bytes / PAGE_BYTES : memory;
-	struct domain_key key;
-	struct domain *d;
-	int r = domain_key_derive(mgr->secret, sizeof(mgr->secret), name, &key);
-
-	if (r >= 0)
-		r = domain_new(mgr->ledger, name, &key, engine, &d);
-	if (r < 0)
-		return r;
-	if (engine == POLICY_ENGINE_REMAP)
-		r = store_new(name, capacity, &d->store);
-	if (r < 0) {
-		domain_free(d);
-		return r;
-	}
-	d->next = mgr->domains;
-	mgr->domains = d;
-	*ret = d;
-	return 0;
-}
-
-int manager_enter_domain(struct manager *mgr, const char *name, enum policy_engine engine,
-			 struct domain **ret)
-{
-	struct domain *d = mgr->domains;
-	int r;
-
-	while (d && !streq(d->name, name))
-		d = d->next;
-	if (d && d->engine != engine)
-		return -EXDEV;
-	if (!d) {
-		r = make_domain(mgr, name, engine, &d);
-		if (r < 0)
-			return r;
-	}
-	d->n_members++;
-	*ret = d;
-	return 0;
-}
-
-void manager_leave_domain(struct manager *mgr, struct domain *d)
-{
-	struct domain **at = &mgr->domains;
-
-	if (!d || --d->n_members > 0)
-		return;
-	while (*at != d)
-		at = &(*at)->next;
-	*at = d->next;
-	domain_free(d);
-}
+/* --- what it takes ------------------------------------------------------------------------ */
 
 uint64_t manager_overhead_bytes(const struct manager *mgr)
 {
@@ -479,7 +446,7 @@ static bool domain_is_quiet(const struct manager *mgr, const struct domain *d, u
 {
 	for (const struct member *m = mgr->members; m; m = m->next)
 		if (m->domain == d &&
-		    (m->busy || (!m->gone && !m->unmerged && m->next_pass_usec <= now)))
+		    (m->busy || (!m->gone && !member_rests(m) && m->next_pass_usec <= now)))
 			return false;
 	return true;
 }
@@ -550,7 +517,7 @@ static void start_round(struct manager *mgr, struct domain *d, bool audit)
 	int r = -ENOMEM;
 
 	for (struct member *m = mgr->members; members && m; m = m->next)
-		if (m->domain == d && !m->gone && !m->unmerged && m->agent)
+		if (m->domain == d && !m->gone && !member_rests(m) && m->agent)
 			members[n++] = m;
 	/* Not again before there is something new. */
 	if (!audit)
@@ -596,31 +563,59 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	d->last_tidy_usec = now;
 	d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
 	d->moved = 0;
-	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, members, n, tidy_over, mgr) >= 0;
+	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, members, n, mgr->store_users,
+				      mgr->n_store_users, tidy_over, mgr) >= 0;
 }
 
-static bool tidy_is_due(const struct manager *mgr, const struct domain *d, uint64_t now)
+/* When the store is to be tidied next; UINT64_MAX: never. */
+static uint64_t tidy_due(const struct manager *mgr, const struct domain *d)
 {
-	return d->store && !d->round_running &&
-	       (d->next_tidy_usec <= now ||
-		(d->moved > 0 && d->last_tidy_usec + TIDY_PASSES * mgr->config->pass_interval_usec <= now));
+	/* What strangers map may change at any time. */
+	bool soon = d->moved > 0 || d->n_strangers > 0;
+
+	if (!d->store || d->round_running || d->adopting)
+		return UINT64_MAX;
+	return soon ? MIN(d->next_tidy_usec, d->last_tidy_usec + TIDY_PASSES * mgr->config->pass_interval_usec)
+		    : d->next_tidy_usec;
 }
 
-/* What is due for the domain as a whole; true when its members must wait for it. */
-static bool schedule_domain(struct manager *mgr, struct domain *d, uint64_t now)
+/* Pages that are to be given back. Returns when to look again (monotonic). */
+static uint64_t schedule_giving_back(struct manager *mgr, uint64_t now)
 {
+	uint64_t next = UINT64_MAX;
+
+	for (struct member *m = mgr->members; m; m = m->next) {
+		if (m->unmerge)
+			unmerge_go(mgr, m);
+		else if (m->foreign && m->yield.state == YIELD_NO)
+			foreign_go(mgr, m, now);
+		if (m->foreign && !m->busy && !m->gone)
+			next = MIN(next, MAX(m->foreign_retry_usec, now + USEC_PER_SEC));
+	}
+	return next;
+}
+
+/* What is due for the domain as a whole; returns when to come again (monotonic). Its members must wait
+ * for an audit that is wanted. */
+static uint64_t schedule_domain(struct manager *mgr, struct domain *d, uint64_t now)
+{
+	uint64_t next = UINT64_MAX;
+
 	if (yield_holds_domain(mgr, d))
-		return d->audit_wanted;
+		return d->audit_wanted ? now + PASS_RETRY_USEC : next;
 	if (d->audit_wanted && domain_is_idle(mgr, d))
 		start_round(mgr, d, true);
 	else if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
 		start_round(mgr, d, false);
-	else if (tidy_is_due(mgr, d, now) && domain_is_quiet(mgr, d, now))
+	else if (tidy_due(mgr, d) <= now && domain_is_quiet(mgr, d, now))
 		start_tidy(mgr, d, now);
-	return d->audit_wanted;
+	/* Also when no member has passes. */
+	if (d->store && store_used_pages(d->store) > 0)
+		next = MAX(tidy_due(mgr, d), now + USEC_PER_SEC);
+	return d->audit_wanted ? MIN(next, now + PASS_RETRY_USEC) : next;
 }
 
-/* The same for a member that is free; returns when to come again (monotonic). */
+/* The same for a member that is free. */
 static uint64_t schedule_member(struct manager *mgr, struct member *m, uint64_t now)
 {
 	if (m->next_pass_usec > now && policy_engine_transacts(m->policy.engine) && merge_remap_wanted(m))
@@ -633,17 +628,14 @@ static uint64_t schedule_member(struct manager *mgr, struct member *m, uint64_t 
 void manager_schedule(struct manager *mgr)
 {
 	bool resting = manager_is_resting(mgr);
-	uint64_t now = now_usec(), next = UINT64_MAX;
+	uint64_t now = now_usec(), next;
 
 	if (mgr->stopping)
 		return;
 	finish_gone(mgr);
-	for (struct member *m = mgr->members; m; m = m->next)
-		if (m->unmerge)
-			unmerge_go(mgr, m);
+	next = schedule_giving_back(mgr, now);
 	for (struct domain *d = mgr->domains; d && !resting; d = d->next)
-		if (schedule_domain(mgr, d, now))
-			next = MIN(next, now + PASS_RETRY_USEC);
+		next = MIN(next, schedule_domain(mgr, d, now));
 	for (struct member *m = mgr->members; m; m = m->next) {
 		uint64_t due = UINT64_MAX;
 
@@ -651,7 +643,7 @@ void manager_schedule(struct manager *mgr)
 			continue;
 		if (m->yield.state != YIELD_NO)
 			due = yield_step(mgr, m, now);
-		else if (!resting && !m->unmerged && !m->domain->audit_wanted)
+		else if (!resting && !member_rests(m) && !m->domain->audit_wanted)
 			due = schedule_member(mgr, m, now);
 		next = MIN(next, due);
 	}

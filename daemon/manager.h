@@ -3,11 +3,13 @@
  * The manager: owns the members and their domains, starts passes and merge rounds, lets guests
  * in and out. Everything on the loop's thread; what waits is done by workers.
  *
- *   manager.c         tables, domains, the schedule of passes and rounds
+ *   manager.c         set-up, the schedule of passes and rounds
+ *   manager-domain.c  domains, with their stores
  *   enrolment.c       which guests should be in, and what is done about the difference
  *   enroll.c          a guest enters (attach, tracker, ledger) or leaves (un-merge, detach)
  *   unmerge.c         a guest gets its pages back and stays
  *   yield.c           a guest is left alone while QEMU uses userfaultfd itself
+ *   foreign.c         a guest gets back what it shared before it came here
  *   libvirt-guests.c  what libvirt says, brought to the guests that it means
  *   methods.c         the control interface's methods
  */
@@ -54,6 +56,12 @@ struct manager {
 	struct pass_env pass_env;
 	struct registry *registry;
 	struct libvirt_guests *libvirt; /* NULL: switched off */
+	struct stores *stores;
+	/* Guests that may map a store without being members of its domain: those of earlier daemons,
+	 * as of our start, and those that left and could not give everything back. */
+	struct kept_store_user *store_users;
+	size_t n_store_users;
+	sd_event_source *stores_timer;
 	struct domain *domains;
 	struct member *members;
 	unsigned n_members, n_entering;
@@ -77,12 +85,18 @@ void manager_free(struct manager *mgr);
 /* Puts a new configuration in force and takes it over. */
 void manager_reconfigure(struct manager *mgr, struct config *config);
 
-/* One more member for the domain of this name; made, with its store, when it is not there. -EXDEV
- * when its members are served by another engine. */
-int manager_enter_domain(struct manager *mgr, const char *name, enum policy_engine engine,
-			 struct domain **ret);
+/* A store that systemd has kept for an earlier daemon; takes fd over. Before the loop runs. */
+void manager_inherit(struct manager *mgr, const char *fd_name, int fd);
+/* One more member for the domain of this name; made, with its store, which may be that of an earlier
+ * daemon, when it is not there. -EXDEV when its members are served by another engine. */
+int manager_enter_domain(struct manager *mgr, const char *name, const char *store_name,
+			 enum policy_engine engine, struct domain **ret);
+/* The member that has just entered is known to its domain: what it shares already is counted. */
+void manager_entered_domain(struct manager *mgr, struct member *m);
 /* One member less; the domain goes with its last one. NULL is fine. */
 void manager_leave_domain(struct manager *mgr, struct domain *d);
+/* This member leaves, and may map its domain's store all the same. */
+void manager_note_stranger(struct manager *mgr, const struct member *m);
 /* Starts what is due. Called whenever something that was waited for is over. */
 void manager_schedule(struct manager *mgr);
 /* pressure = auto, and memory is plentiful: nothing is read or merged. */

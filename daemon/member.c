@@ -2,6 +2,7 @@
 #include "daemon/member.h"
 
 #include "common/util.h"
+#include "daemon/remap-guest.h"
 
 struct member *member_ref(struct member *m)
 {
@@ -20,6 +21,7 @@ void member_unref(struct member *m)
 	agent_leave(m->agent);
 	for (size_t i = 0; i < RAM_BLOCKS_MAX; i++)
 		free(m->marks[i].v);
+	remap_list_free(m->found);
 	range_set_done(&m->qemu_marks);
 	guest_unref(m->guest);
 	free(m);

@@ -46,6 +46,7 @@ struct member_policy {
 struct leave;
 struct member;
 struct unmerge;
+struct remap_list;
 
 /* Whether QEMU has userfaultfd to itself: yield.h. */
 struct yield {
@@ -81,6 +82,7 @@ struct member {
 	char tracker_reason[128]; /* why this one */
 	struct ledger_block *blocks[RAM_BLOCKS_MAX];
 	size_t n_blocks;
+	uint64_t ram_pages; /* of all its blocks, when it entered: what we did to it is within that */
 	/* Engine ksm: what is marked MERGEABLE in each block now, and what QEMU had marked. */
 	struct marks {
 		struct mark *v;
@@ -89,6 +91,8 @@ struct member {
 	/* Engine remap: mappings that we added (an upper bound), how much of the store the agent has
 	 * mapped, and pages that the last round left for good reasons. */
 	uint64_t n_maps, store_mapped_bytes, remap_left_pages;
+	/* What it mapped of the store of an earlier daemon when it entered; NULL: nothing, or known. */
+	struct remap_list *found;
 	struct range_set qemu_marks;
 	struct member_policy policy;
 	struct budget cpu; /* the policy's share, for passes over this guest */
@@ -99,6 +103,10 @@ struct member {
 	unsigned refs;
 	bool busy;
 	bool gone; /* exited or leaving: no new work */
+	/* It maps other stores than the domain's, from before it came here: foreign.h */
+	bool foreign;
+	uint64_t foreign_retry_usec; /* monotonic: these are not given back before */
+	char foreign_reason[160]; /* why they could not be; "" */
 	bool unmerged; /* its pages are its own and stay so: unmerge.h */
 	bool unmerge_failed; /* ... should be, but not all could be given back */
 	struct unmerge *unmerge; /* they are being given back; NULL: no */
@@ -110,6 +118,11 @@ struct member {
 /* The longest that a job waits for its budget without looking whether the member may still be worked
  * on, and whether the budget was raised. */
 #define MEMBER_WAIT_USEC (100 * USEC_PER_MSEC)
+/* It is not read and not merged, for as long as it stays so. */
+static inline bool member_rests(const struct member *m)
+{
+	return m->unmerged || m->unmerge || m->foreign || m->domain->adopting;
+}
 
 struct member *member_ref(struct member *m);
 /* Frees the member with the last reference: the tracker disarms, the agent link closes. */

@@ -90,6 +90,7 @@ static int note_enrolment(struct member *m, int guests_fd, struct kept *kept)
 	int r = kept_load(guests_fd, m->process, &earlier);
 
 	known = r >= 0;
+	kept->inherited = r != -ENOENT && r != -ESTALE;
 	/* A broken one is as good as none. */
 	if (r == -ENOENT || r == -EINVAL || r == -ESTALE)
 		r = 0;
@@ -120,7 +121,7 @@ int merge_ksm_enter(struct member *m, int guests_fd, struct kept *kept, const ch
 		r = unmark_all(m);
 	if (r < 0) {
 		*ret_what = "its merge marks cannot be taken away";
-		if (r != -ESRCH && advise_all(m, &m->qemu_marks, MADV_MERGEABLE) >= 0)
+		if (r != -ESRCH && advise_all(m, &m->qemu_marks, MADV_MERGEABLE) >= 0 && !kept->inherited)
 			kept_remove(guests_fd, m->process);
 	}
 	return r;

@@ -39,6 +39,7 @@ struct pass_env {
 	struct budget *reads;	  /* pages */
 	struct turns *turns;	  /* among passes, while either is short */
 	uint64_t interval_usec;
+	const bool *stopping; /* the daemon ends */
 };
 
 /* r is 0, -ESRCH when the guest died, -ECANCELED, or another error that ended the pass. */

@@ -50,7 +50,7 @@ struct mapped {
 	uint64_t n_maps;
 };
 
-static int add_mapped(struct mapped *list, uint64_t at, uint64_t end)
+static int add_mapped(struct mapped *list, uint64_t at, uint64_t end, uint32_t slot)
 {
 	while (at < end) {
 		uint64_t stop = MIN(end, ALIGN_DOWN(at, HUGE_BYTES) + HUGE_BYTES);
@@ -65,8 +65,9 @@ static int add_mapped(struct mapped *list, uint64_t at, uint64_t end)
 			list->size = size;
 		}
 		list->runs[list->n++] = (struct ring_run){
-			.addr = at, .n_pages = (uint32_t)((stop - at) / PAGE_BYTES)
+			.addr = at, .n_pages = (uint32_t)((stop - at) / PAGE_BYTES), .slot = slot
 		};
+		slot += (uint32_t)((stop - at) / PAGE_BYTES);
 		list->n_pages += (stop - at) / PAGE_BYTES;
 		at = stop;
 	}
@@ -135,39 +136,79 @@ static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n)
 	return call_on_all(m, runs, n, RING_RECLAIM, 0);
 }
 
+#define STORE_PATH "/memfd:" STORE_MEMFD_NAME
+
 struct remap_list {
 	struct mapped mapped;
 	const struct member *m;
+	enum remap_which which;
 	uint64_t copies; /* pages of which the guest has a copy already */
+	uint64_t n_pages; /* in all mappings of stores */
+	struct kept stores; /* labels only */
+	int stores_error;
+	/* The mapping that is looked at. */
+	hva start;
+	slot_id slot;
 };
 
-static int count_copies(const struct page_run *run, void *userdata)
+static int note_pages(const struct page_run *run, void *userdata)
 {
 	struct remap_list *list = userdata;
+	/* A copy that is swapped out is a copy; what is absent shows the slot when it is touched. */
+	bool swapped = run->bits & PAGE_SWAPPED;
+	bool copied = run->bits & PAGE_PRESENT && !(run->bits & PAGE_FILE);
 
-	/* A copy that is swapped out comes in again. */
-	if (run->bits & PAGE_PRESENT && !(run->bits & PAGE_FILE))
+	/* It comes in again, so it counts when memory is asked for. */
+	if (copied)
 		list->copies += run->n_pages;
-	return 0;
+	if (copied || swapped || list->which != REMAP_OWN)
+		return 0;
+	return add_mapped(&list->mapped, run->start.addr, hva_add_pages(run->start, run->n_pages).addr,
+			  (uint32_t)(list->slot.n + ((run->start.addr - list->start.addr) >> PAGE_SHIFT)));
 }
 
-/* Also of a store that an earlier daemon had: it is to be given back all the same. */
+static void note_label(struct remap_list *list, const char *name)
+{
+	char label[STORE_LABEL_BYTES] = "";
+
+	if (name[strlen(STORE_PATH)] == '-')
+		(void)snprintf(label, sizeof(label), "%s", name + strlen(STORE_PATH "-"));
+	/* Files that are not ours have any names. */
+	if (strspn(label, "0123456789abcdef") == STORE_LABEL_BYTES - 1 &&
+	    kept_add_store(&list->stores, label) < 0)
+		list->stores_error = -ENOSPC;
+}
+
 static int note_mapping(const struct mapping *mapping, void *userdata)
 {
 	struct remap_list *list = userdata;
+	const struct store *store = list->m->domain->store;
+	uint64_t n = 0;
+	bool own;
 	int r;
 
-	if (mapping->flags & VMF_SHARED ||
-	    strncmp(mapping->name, "/memfd:" STORE_MEMFD_NAME, strlen("/memfd:" STORE_MEMFD_NAME)) != 0)
+	if (mapping->flags & VMF_SHARED || strncmp(mapping->name, STORE_PATH, strlen(STORE_PATH)) != 0)
 		return 0;
+	/* More than we can have made: QEMU's own, and perhaps of any size. */
+	list->n_pages += mapping->n_pages;
+	if (list->n_pages > list->m->ram_pages)
+		return -E2BIG;
+	own = store && store_mapping_slots(store, mapping, &list->slot, &n) && n == mapping->n_pages;
+	if ((list->which == REMAP_OWN && !own) || (list->which == REMAP_FOREIGN && own))
+		return 0;
+	note_label(list, mapping->name);
 	list->mapped.n_maps++;
+	list->start = mapping->start;
 	/* Of a copy that PROTECT marked the ioctl says that it is the store's. */
-	r = pagemap_walk(list->m->process, mapping->start, mapping->n_pages, PAGEMAP_FORCE_FILE, count_copies,
+	r = pagemap_walk(list->m->process, mapping->start, mapping->n_pages, PAGEMAP_FORCE_FILE, note_pages,
 			 list);
-	return r < 0 ? r : add_mapped(&list->mapped, mapping->start.addr, mapping_end(mapping).addr);
+	if (r < 0 || list->which == REMAP_OWN)
+		return r;
+	return add_mapped(&list->mapped, mapping->start.addr, mapping_end(mapping).addr, 0);
 }
 
-int remap_list_new(const struct member *m, struct remap_list **ret, uint64_t *ret_copies)
+int remap_list_new(const struct member *m, enum remap_which which, struct remap_list **ret,
+		   uint64_t *ret_copies)
 {
 	struct remap_list *list = calloc(1, sizeof(*list));
 	int r;
@@ -175,6 +216,7 @@ int remap_list_new(const struct member *m, struct remap_list **ret, uint64_t *re
 	if (!list)
 		return -ENOMEM;
 	list->m = m;
+	list->which = which;
 	r = maps_read(m->process->proc_fd, "maps", note_mapping, list);
 	if (r < 0) {
 		remap_list_free(list);
@@ -191,6 +233,22 @@ void remap_list_free(struct remap_list *list)
 		return;
 	free(list->mapped.runs);
 	free(list);
+}
+
+const struct ring_run *remap_list_runs(const struct remap_list *list, size_t *ret_n, uint64_t *ret_maps)
+{
+	*ret_n = list->mapped.n;
+	*ret_maps = list->mapped.n_maps * 2;
+	return list->mapped.runs;
+}
+
+int remap_list_note_stores(const struct remap_list *list, struct kept *kept)
+{
+	int r = list->stores_error;
+
+	for (unsigned i = 0; i < list->stores.n_stores && r >= 0; i++)
+		r = kept_add_store(kept, list->stores.stores[i]);
+	return r;
 }
 
 uint64_t remap_list_pages(const struct remap_list *list)
@@ -254,7 +312,7 @@ static int note_copied(const struct mapping *mapping, void *userdata)
 	r = pagemap_walk(c->m->process, mapping->start, mapping->n_pages, PAGEMAP_FORCE_FILE, note_run, c);
 	if (r < 0 && r != -ECANCELED)
 		return r;
-	return c->all ? add_mapped(c->list, mapping->start.addr, mapping_end(mapping).addr) : 0;
+	return c->all ? add_mapped(c->list, mapping->start.addr, mapping_end(mapping).addr, 0) : 0;
 }
 
 int64_t remap_reclaim(struct member *m)

@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#include "daemon/kept.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,15 +18,27 @@
 uint32_t remap_advice_of(uint32_t vm_flags);
 /* Has the agent map the store at its present size. */
 int remap_map_store(struct member *m);
+enum remap_which {
+	REMAP_ALL,     /* of any store, whichever daemon made it */
+	REMAP_FOREIGN, /* of other stores than the domain's: from before the guest came here */
+	REMAP_OWN,     /* of the domain's store, and of them only pages without a copy, with their slots */
+};
 /*
- * All mappings that the guest has of a store, whichever daemon made it, as they are now, and how
- * many pages of them it has no copy of: so many are to be allocated when all are given back.
+ * Mappings that the guest has of stores, as they are now, and how many pages of them it has no copy
+ * of: so many are to be allocated when all are given back. A store is known by the name of the
+ * file: a guest that calls one of its own so gets its pages back from that. -E2BIG when these are
+ * larger than its RAM.
  */
 struct remap_list;
-int remap_list_new(const struct member *m, struct remap_list **ret, uint64_t *ret_copies);
+int remap_list_new(const struct member *m, enum remap_which which, struct remap_list **ret,
+		   uint64_t *ret_copies);
 void remap_list_free(struct remap_list *list);
 /* All pages of these mappings. */
 uint64_t remap_list_pages(const struct remap_list *list);
+/* Good until the list is freed. *ret_maps: as the member's n_maps. */
+const struct ring_run *remap_list_runs(const struct remap_list *list, size_t *ret_n, uint64_t *ret_maps);
+/* Notes the labels of the stores. -ENOSPC. */
+int remap_list_note_stores(const struct remap_list *list, struct kept *kept);
 /*
  * Makes pages of the guest's own, in anonymous memory, of the mappings from number *at on, up to
  * max_pages or one run of at most 2 MiB, and moves *at. The tracker is to be armed again. Returns

@@ -97,6 +97,9 @@ static const char *reason_of(const struct guest *g)
 		return g->member->yield.why;
 	if (!*g->reason && g->member && g->member->unmerge)
 		return "its pages are being given back";
+	if (!*g->reason && g->member && g->member->foreign)
+		return *g->member->foreign_reason ? g->member->foreign_reason
+						  : "what it shared before is being given back";
 	if (!*g->reason && g->member && g->member->unmerge_failed)
 		return "not all its pages could be given back, for want of memory most likely: memsharectl "
 		       "unmerge tries again";
@@ -267,7 +270,7 @@ static json_t *warnings(const struct manager *mgr)
 {
 	json_t *list = json_array();
 	struct merge_ksm_stats s;
-	int n_out = 0;
+	int n_out = 0, n_left_behind = 0;
 
 	/* That nobody has asked for it is no trouble. */
 	if (*mgr->ksm_reason && *mgr->config->ksm_domain)
@@ -280,6 +283,22 @@ static json_t *warnings(const struct manager *mgr)
 	for (const struct guest *g = registry_guests(mgr->registry); g; g = g->next)
 		n_out += g->enrolment && g->enrolment->policy.enabled == POLICY_YES &&
 			 g->state != GUEST_ENROLLED && *reason_of(g);
+	for (const struct domain *d = mgr->domains; d; d = d->next) {
+		if (d->adopting)
+			(void)json_array_append_new(
+				list, json_sprintf("domain %s: the shared pages of an earlier daemon are read first, "
+						   "nothing else is merged meanwhile", d->name));
+		if (d->n_strangers > 0)
+			(void)json_array_append_new(
+				list, json_sprintf("domain %s: %u guests that are not enrolled may still share its "
+						   "pages", d->name, d->n_strangers));
+	}
+	for (const struct guest *g = registry_guests(mgr->registry); g; g = g->next)
+		n_left_behind += g->enrolment && g->enrolment->left_behind;
+	if (n_left_behind > 0)
+		(void)json_array_append_new(
+			list, json_sprintf("%d guests that are not enrolled have something of an earlier enrolment "
+					   "in them: memsharectl guests says why", n_left_behind));
 	if (n_out > 0)
 		(void)json_array_append_new(
 			list, json_sprintf("%d guests are to be merged and are not: memsharectl guests says why",

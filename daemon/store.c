@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "daemon/store.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/magic.h>
@@ -18,6 +19,8 @@
  * adds another (none could without write access; this is for our own bugs). */
 #define STORE_SEALS (F_SEAL_SHRINK | F_SEAL_SEAL)
 #define STORE_MODE  0400
+/* A guest that has more is looked for a mapping. */
+#define DESCRIPTORS_MAX 4096U
 
 struct store {
 	int fd;	      /* for writing: never leaves the daemon, but to systemd */
@@ -48,7 +51,7 @@ void store_fd_name(const char *domain, char ret[STORE_FD_NAME_MAX])
 	char label[STORE_LABEL_BYTES] = "";
 
 	(void)label_of(domain, label);
-	(void)snprintf(ret, STORE_FD_NAME_MAX, "store-%s", label);
+	(void)snprintf(ret, STORE_FD_NAME_MAX, STORE_FD_NAME "-%s", label);
 }
 
 static void fd_path(int fd, char ret[64])
@@ -188,17 +191,16 @@ struct finder {
 	int fd;
 };
 
-/* The mapping may go, or turn into another file, before it is opened: what was opened is asked. */
-static int find_open(struct finder *f, const struct mapping *m)
+/* what is within /proc/PID. It may go, or turn into another file, before it is opened: what was opened
+ * is asked. */
+static int find_open(struct finder *f, const char *what)
 {
 	_cleanup_close_ int seen = -1, fd = -1;
 	char path[64];
 	int r;
 
-	(void)snprintf(path, sizeof(path), "map_files/%" PRIx64 "-%" PRIx64, m->start.addr,
-		       mapping_end(m).addr);
 	/* O_PATH first: opening whatever it is might do something. */
-	seen = openat(f->process->proc_fd, path, O_PATH | O_CLOEXEC);
+	seen = openat(f->process->proc_fd, what, O_PATH | O_CLOEXEC);
 	if (seen < 0)
 		return -errno;
 	r = file_check(seen);
@@ -221,8 +223,41 @@ static int find_look(const struct mapping *m, void *userdata)
 {
 	struct finder *f = userdata;
 
+	char path[64];
+
+	if (!streq(m->name, f->name))
+		return 0;
+	(void)snprintf(path, sizeof(path), "map_files/%" PRIx64 "-%" PRIx64, m->start.addr,
+		       mapping_end(m).addr);
 	/* A guest may call its own files so: those fail the check, and the search goes on. */
-	return streq(m->name, f->name) && find_open(f, m) == 0 ? -ECANCELED : 0;
+	return find_open(f, path) == 0 ? -ECANCELED : 0;
+}
+
+/* The agent holds one: sooner found than a mapping. 0 when there is none that is good. */
+static int find_descriptor(struct finder *f)
+{
+	int fd = openat(f->process->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	unsigned n = 0;
+	struct dirent *e;
+	int found = 0;
+
+	if (!d) {
+		close_fdp(&fd);
+		return 0;
+	}
+	while (!found && n++ < DESCRIPTORS_MAX && (e = readdir(d))) {
+		char name[128], path[16];
+		ssize_t len = readlinkat(dirfd(d), e->d_name, name, sizeof(name) - 1);
+
+		if (len < 0)
+			continue;
+		name[len] = '\0';
+		(void)snprintf(path, sizeof(path), "fd/%.10s", e->d_name);
+		found = streq(name, f->name) && find_open(f, path) == 0;
+	}
+	(void)closedir(d);
+	return found;
 }
 
 int store_find(const char *domain, const struct process *p, int *ret_fd)
@@ -234,7 +269,8 @@ int store_find(const char *domain, const struct process *p, int *ret_fd)
 	if (r < 0)
 		return r;
 	(void)snprintf(f.name, sizeof(f.name), "/memfd:%s-%s (deleted)", STORE_MEMFD_NAME, label);
-	r = maps_read(p->proc_fd, "maps", find_look, &f);
+	if (!find_descriptor(&f))
+		r = maps_read(p->proc_fd, "maps", find_look, &f);
 	if (f.fd < 0)
 		return r < 0 ? r : -ENOENT;
 	*ret_fd = f.fd;
@@ -255,7 +291,7 @@ int store_keep(const struct store *s)
 {
 	char text[STORE_FD_NAME_MAX + 32];
 
-	(void)snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=store-%s", s->label);
+	(void)snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=" STORE_FD_NAME "-%s", s->label);
 	return sd_pid_notify_with_fds(0, 0, text, &s->fd, 1);
 }
 

@@ -44,7 +44,8 @@
 
 /* The file's name is this, a dash, and the label: "/memfd:memshared-store-LABEL (deleted)". */
 #define STORE_MEMFD_NAME "memshared-store"
-/* Descriptor name in systemd's store: "store-LABEL". */
+/* Descriptor name in systemd's store: this, a dash, and the label. */
+#define STORE_FD_NAME "store"
 #define STORE_FD_NAME_MAX 32
 #define STORE_LABEL_BYTES 17
 
@@ -54,7 +55,7 @@ int store_new(const char *domain, uint64_t capacity_pages, struct store **ret);
 /* Takes over fd (closed on failure), which must be open for writing. -EPERM when it is not a
  * store of ours, -ENODEV when it is another domain's. */
 int store_adopt(const char *domain, uint64_t capacity_pages, int fd, struct store **ret);
-/* Opens this domain's store through a mapping that the guest has of it. -ENOENT. */
+/* Opens this domain's store through a descriptor or a mapping that the guest has of it. -ENOENT. */
 int store_find(const char *domain, const struct process *p, int *ret_fd);
 /* Our side only: the file lives on in guests. */
 void store_free(struct store *s);

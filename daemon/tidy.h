@@ -8,7 +8,10 @@
  * A slot may be dropped only when no guest maps it; a mapping keeps it even when its page was
  * copied. The proof is a look at the mappings of every guest that was ever handed the store,
  * while none of them is being merged: so a round holds all members of the domain, and one that
- * cannot be looked at keeps everything.
+ * cannot be looked at keeps everything. These are also guests that an earlier daemon had let in
+ * and that are not back, and guests that have left and could not give everything back. What an earlier
+ * daemon had asked of such a guest's agent may still be under way, so that a look counts only when the
+ * agent had nothing to do from before it until after it.
  *
  * Owned by the loop.
  */
@@ -16,12 +19,14 @@
 
 #include <stdint.h>
 
+#include "daemon/kept.h"
 #include "daemon/member.h"
 #include "daemon/work.h"
 
 typedef void tidy_done_fn(struct domain *d, uint64_t reclaimed_pages, uint64_t freed_slots, void *userdata);
 
 /* Tidies d, whose members (all of them, none busy) are held until done is called (never from within
- * this call). 0, -ENOMEM, -EAGAIN. */
+ * this call). users: guests that may map stores, members or not; copied. 0, -ENOMEM, -EAGAIN. */
 int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, struct member *const *members,
-	       size_t n_members, tidy_done_fn *done, void *userdata);
+	       size_t n_members, const struct kept_store_user *users, size_t n_users, tidy_done_fn *done,
+	       void *userdata);

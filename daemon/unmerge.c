@@ -4,6 +4,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "daemon/giveback.h"
+#include "daemon/remap-guest.h"
 
 struct unmerge {
 	struct manager *mgr;
@@ -36,6 +37,7 @@ static void given_back(struct member *m, int r, const char *reason, void *userda
 			m->marks[i] = (struct marks){ NULL, 0 };
 		}
 		m->n_maps = 0;
+		remap_list_free(TAKE_PTR(m->found));
 		enroll_forget_pages(mgr, m);
 		log_full(LOG_INFO, &who, "has all its pages back and is not merged until it is enrolled again");
 	} else if (r != -ECANCELED && r != -ESRCH) {
@@ -56,7 +58,7 @@ void unmerge_go(struct manager *mgr, struct member *m)
 	/* Giving back needs the userfaultfd. */
 	if (m->busy || m->gone || m->unmerge->running || m->yield.state != YIELD_NO)
 		return;
-	r = giveback_start(&mgr->giveback, m, false, given_back, mgr);
+	r = giveback_start(&mgr->giveback, m, GIVEBACK_STAYING, given_back, mgr);
 	if (r == -EAGAIN) /* the queue is full: with the next job that ends */
 		return;
 	if (r < 0)

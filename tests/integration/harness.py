@@ -28,6 +28,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import guest as guest_module
@@ -140,6 +141,13 @@ class Daemon(Client):
                      **(environment or {})})
         self.pid = self._process.pid
         self._wait_ready(60 * tap.SLOW)
+        threading.Thread(target=self._hear_out, daemon=True).start()
+
+    def _hear_out(self):
+        """Whatever else it says, descriptors included, is dropped, so that it never waits."""
+        with contextlib.suppress(OSError):
+            while self._notify.recv(4096):
+                pass
 
     def _wait_ready(self, timeout):
         """Until it says READY=1, as it does to systemd."""
@@ -191,6 +199,8 @@ class Daemon(Client):
         try:
             self.stop(30)
         finally:
+            with contextlib.suppress(OSError):
+                self._notify.shutdown(socket.SHUT_RDWR)
             self._notify.close()
 
 

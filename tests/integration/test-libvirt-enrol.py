@@ -324,7 +324,7 @@ def persist(context):
             text = lv.virsh("metadata", "one", "--uri", libvirt.POLICY, "--config")
             assert 'domain="tenant-a"' in text, text
             daemon.kill()
-            daemon._notify.close()  # pylint: disable=protected-access
+            daemon.close()
         with context.daemon() as daemon:
             daemon.enrolled("one", timeout=10)
             daemon.ctl("unenroll", "--persist", "one")
@@ -350,7 +350,7 @@ def left_behind(context):
                 daemon.ctl("enroll", "--domain", domain, "one")
             daemon.enrolled("one", domain, timeout=10)
             daemon.kill()
-            daemon._notify.close()  # pylint: disable=protected-access
+            daemon.close()
         assert enrolling.traces(pid) and os.listdir(kept + "/guests")
     with context.domain("one"):
         pid = lv.pid("one")

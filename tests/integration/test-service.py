@@ -178,6 +178,44 @@ def killed(host):
     back_in(host, dead)
 
 
+def stores(guest):
+    """Inodes of the stores that a guest maps."""
+    with open("/proc/%d/maps" % guest.pid, encoding="ascii", errors="replace") as file:
+        return {line.split()[4] for line in file if "/memfd:memshared-store" in line}
+
+
+@harness.test("systemd keeps the stores over a restart, and guests keep them over a stop", limit=150)
+def kept_stores(host):
+    offers = subprocess.run(["memshared", "--check"], stdout=subprocess.PIPE, text=True,
+                            check=False).stdout
+    if not re.search(r"^engine remap +yes", offers, re.M):
+        raise harness.Skip("no engine remap on this machine")
+    for g in host.pair:
+        host.service.ctl("unenroll", g.pid)
+    host.start("remap")
+    for g in host.pair:
+        host.service.ctl("enroll", g.pid)
+    with host.idle():
+        merging.merged(host, host.service, 2000)
+    store = stores(host.one)
+    assert len(store) == 1 and stores(host.two) == store, store
+    assert show("NFileDescriptorStore") == "1", show("NFileDescriptorStore")
+    for words, keeper in (("restart",), "systemd"), (("stop", "start"), "a guest"):
+        for word in words:
+            systemctl(word, "memshared")
+        merging.wait_enrolled(host, host.service, host.pair)
+        host.wait(lambda: merging.totals(host.service)["sharing_pages"] > 1500, 60,
+                  "what they share is known again")
+        assert keeper + " has kept the store" in journal(), journal()
+        assert stores(host.one) == store == stores(host.two), (store, stores(host.one))
+        for g in host.pair:
+            g.check()
+    host.leave()
+    host.wait(lambda: show("NFileDescriptorStore") == "0", 30, "systemd has let go of the store")
+    for g in host.pair:
+        host.service.ctl("enroll", g.pid)
+
+
 @harness.test("systemctl reload takes a new configuration, and refuses a wrong one with its line",
               limit=60)
 def reload(host):

@@ -45,6 +45,9 @@ static void text_comes_back(void **state _unused_)
 	ask(&e.asked, POLICY_FIELD_DOMAIN, "tenant-a");
 	ask(&e.asked, POLICY_FIELD_CPU, "12.5%");
 	e.unmerged = true;
+	assert_int_equal(kept_add_store(&e, "0123456789abcdef"), 0);
+	assert_int_equal(kept_add_store(&e, "fedcba9876543210"), 0);
+	assert_int_equal(kept_add_store(&e, "0123456789abcdef"), 0);
 	add(&e.ram, 0x7f0000000000, 0x7f0008000000);
 	add(&e.ram, 0x7f1000000000, 0x7f1000200000);
 	add(&e.marks, 0x7f0000000000, 0x7f0008000000);
@@ -52,6 +55,8 @@ static void text_comes_back(void **state _unused_)
 	assert_int_equal(kept_parse(text, len, BOOT, &back), 0);
 	assert_int_equal(back.asked.set, e.asked.set);
 	assert_true(back.unmerged);
+	assert_int_equal(back.n_stores, 2);
+	assert_string_equal(back.stores[1], "fedcba9876543210");
 	assert_true(policy_equal(&back.asked, &e.asked));
 	assert_int_equal(back.asked.source[POLICY_FIELD_CPU], POLICY_SOURCE_RUNTIME);
 	assert_ranges(&back.ram, e.ram.n, e.ram.ranges);
@@ -81,6 +86,15 @@ static void other_text_is_refused(void **state _unused_)
 		HEAD "x",
 		HEAD "\n",
 		HEAD "unmerged no\n",
+		HEAD "store \n",
+		HEAD "store 0123456789abcde\n",
+		HEAD "store 0123456789abcdef0\n",
+		HEAD "store 0123456789abcdeF\n",
+		HEAD "store ../../../../../x\n",
+		HEAD "store 0123456789abcdef\nstore 0123456789abcdef\n",
+		HEAD "store 0000000000000000\nstore 0000000000000001\nstore 0000000000000002\n"
+		     "store 0000000000000003\nstore 0000000000000004\n",
+		HEAD "store 0123456789abcdef\nunmerged yes\n",
 		HEAD "ram\n",
 		HEAD "ram \n",
 		HEAD "ram 1000\n",
@@ -173,6 +187,8 @@ static void files_live_as_long_as_their_guests(void **state _unused_)
 	char dir[] = "/tmp/memshared-test-enrolment-XXXXXX", own[64], unfinished[72], guests[64];
 	struct process p = PROCESS_INIT;
 	struct kept e = { 0 }, back = { 0 };
+	struct kept_store_user *users;
+	size_t n;
 	int fd;
 
 	assert_non_null(mkdtemp(dir));
@@ -203,6 +219,23 @@ static void files_live_as_long_as_their_guests(void **state _unused_)
 	assert_int_equal(kept_load(fd, &p, &back), -ESTALE);
 	assert_int_equal(kept_sweep(fd), 0);
 	assert_int_equal(kept_store(fd, &p, &e), 0);
+	assert_int_equal(kept_set_store(fd, &p, "0123456789abcdef"), 0);
+	assert_int_equal(kept_add_store(&e, "0000000000000000"), 0);
+	assert_int_equal(kept_store_users(fd, &users, &n), 0);
+	assert_int_equal(n, 1);
+	assert_true(users[0].pid == p.pid && users[0].start_ticks == p.start_ticks);
+	assert_string_equal(users[0].store, "0123456789abcdef");
+	free(users);
+	put(fd, own, "broken"); /* any store */
+	assert_int_equal(kept_store_users(fd, &users, &n), 0);
+	assert_int_equal(n, 1);
+	assert_string_equal(users[0].store, "");
+	free(users);
+	assert_int_equal(kept_store(fd, &p, &e), 0);
+	assert_int_equal(kept_set_store(fd, &p, NULL), 0);
+	assert_int_equal(kept_store_users(fd, &users, &n), 0);
+	assert_int_equal(n, 0);
+	free(users);
 	kept_remove(fd, &p);
 	assert_false(there(fd, own));
 

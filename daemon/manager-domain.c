@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Trust domains come with their first member and go with their last, and so do their stores, but
+ * for those of an earlier daemon, which are adopted.
+ */
+#include "common/log.h"
+#include "common/util.h"
+#include "daemon/adopt.h"
+#include "daemon/enrolment.h"
+#include "daemon/manager.h"
+#include "daemon/stores.h"
+
+void manager_inherit(struct manager *mgr, const char *fd_name, int fd)
+{
+	stores_inherit(mgr->stores, fd_name, fd);
+}
+
+static void adopted(struct domain *d, uint64_t n_slots, void *userdata)
+{
+	struct manager *mgr = userdata;
+
+	if (mgr->stopping)
+		return;
+	d->adopting = false;
+	log_info("domain %s: %llu shared pages of an earlier daemon are adopted", d->name,
+		 (unsigned long long)n_slots);
+	for (struct member *m = mgr->members; m; m = m->next)
+		if (m->domain == d)
+			manager_entered_domain(mgr, m);
+	manager_leave_domain(mgr, d);
+	manager_schedule(mgr);
+}
+
+void manager_entered_domain(struct manager *mgr, struct member *m)
+{
+	struct log_guest who = member_log(m);
+
+	if (!m->found || m->domain->adopting || m->gone)
+		return;
+	if (adopt_member(mgr->ledger, m) < 0)
+		log_full(LOG_WARNING, &who, "there is no memory to count what it shares already");
+}
+
+/* The domain's store: as stores_get(). */
+static int open_store(struct manager *mgr, struct domain *d)
+{
+	/* Without a bound of its own a store may hold as much as there is memory. */
+	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES);
+	uint64_t capacity = mgr->config->store_max_bytes ? mgr->config->store_max_bytes / PAGE_BYTES : memory;
+
+	return stores_get(mgr->stores, d->store_name, capacity, mgr->store_users, mgr->n_store_users, &d->store);
+}
+
+static int make_domain(struct manager *mgr, const char *name, const char *store_name,
+		       enum policy_engine engine, struct domain **ret)
+{
+	struct domain_key key;
+	struct domain *d;
+	int r = domain_key_derive(mgr->secret, sizeof(mgr->secret), name, &key);
+
+	if (r >= 0)
+		r = domain_new(mgr->ledger, name, &key, engine, &d);
+	if (r < 0)
+		return r;
+	d->store_name = strdup(store_name);
+	r = d->store_name ? 0 : -ENOMEM;
+	if (r >= 0 && engine == POLICY_ENGINE_REMAP)
+		r = open_store(mgr, d);
+	if (r > STORES_NEW) {
+		log_info("domain %s: %s has kept the store of an earlier daemon", name,
+			 r == STORES_FROM_SYSTEMD ? "systemd" : "a guest");
+		d->adopted = d->strangers = true;
+		r = adopt_start(&mgr->pass_env, d, adopted, mgr);
+		d->adopting = r >= 0;
+		d->n_members += d->adopting;
+	}
+	if (r < 0) {
+		domain_free(d);
+		return r;
+	}
+	d->next = mgr->domains;
+	mgr->domains = d;
+	*ret = d;
+	return 0;
+}
+
+int manager_enter_domain(struct manager *mgr, const char *name, const char *store_name,
+			 enum policy_engine engine, struct domain **ret)
+{
+	struct domain *d = mgr->domains;
+	int r;
+
+	while (d && !streq(d->name, name))
+		d = d->next;
+	if (d && d->engine != engine)
+		return -EXDEV;
+	if (!d) {
+		r = make_domain(mgr, name, store_name, engine, &d);
+		if (r < 0)
+			return r;
+	}
+	d->n_members++;
+	*ret = d;
+	return 0;
+}
+
+void manager_note_stranger(struct manager *mgr, const struct member *m)
+{
+	struct domain *d = m->domain;
+	struct kept_store_user *grown;
+
+	if (!d->store)
+		return;
+	d->strangers = true;
+	for (size_t i = 0; i < mgr->n_store_users; i++)
+		if (mgr->store_users[i].pid == m->process->pid &&
+		    mgr->store_users[i].start_ticks == m->process->start_ticks &&
+		    streq(mgr->store_users[i].store, store_label(d->store)))
+			return;
+	grown = reallocarray(mgr->store_users, mgr->n_store_users + 1, sizeof(*grown));
+	if (!grown) {
+		d->store_lost = true;
+		return;
+	}
+	mgr->store_users = grown;
+	grown += mgr->n_store_users++;
+	*grown = (struct kept_store_user){ .pid = m->process->pid, .start_ticks = m->process->start_ticks };
+	(void)snprintf(grown->store, sizeof(grown->store), "%s", store_label(d->store));
+}
+
+void manager_leave_domain(struct manager *mgr, struct domain *d)
+{
+	struct domain **at = &mgr->domains;
+
+	if (!d || --d->n_members > 0)
+		return;
+	while (*at != d)
+		at = &(*at)->next;
+	*at = d->next;
+	if (d->store)
+		stores_drop(mgr->stores, d->store_name);
+	domain_free(d);
+}
