@@ -129,6 +129,8 @@ static uint32_t flag_from_letters(const char *s)
 		return VMF_WRITE;
 	case FLAG('e', 'x'):
 		return VMF_EXEC;
+	case FLAG('n', 'r'):
+		return VMF_NORESERVE;
 	default:
 		return 0; /* one that does not matter here, or one of a newer kernel */
 	}

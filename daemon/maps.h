@@ -35,6 +35,7 @@ enum vm_flag {
 	VMF_UFFD_MISSING = 1 << 11, /* um */
 	VMF_WRITE = 1 << 12,	 /* wr */
 	VMF_EXEC = 1 << 13,	 /* ex */
+	VMF_NORESERVE = 1 << 14, /* nr */
 };
 
 /* One mapping. maps gives of the flags only WRITE, EXEC and SHARED, and no sizes. */

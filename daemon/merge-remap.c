@@ -158,6 +158,11 @@ uint32_t remap_advice_of(uint32_t vm_flags)
 	return mask;
 }
 
+uint32_t remap_flags_of(uint32_t vm_flags)
+{
+	return vm_flags & VMF_NORESERVE ? RING_MERGE_NORESERVE : 0;
+}
+
 static uint64_t block_of(const struct planned *p)
 {
 	return hva_add_pages(p->block->start, p->run.first).addr / HUGE_BYTES;
@@ -186,7 +191,8 @@ static void pack_batch(struct remap *r)
 		*t = (struct ring_merge){
 			.addr = MAX(block_of(first) * HUGE_BYTES, first->block->start.addr),
 			.n_runs = n,
-			.flags = tracker_kind(r->m->tracker) == TRACKER_WP ? RING_MERGE_TRACK : 0,
+			.flags = (tracker_kind(r->m->tracker) == TRACKER_WP ? RING_MERGE_TRACK : 0) |
+				 remap_flags_of(first->block->vm_flags),
 			.advice_mask = remap_advice_of(first->block->vm_flags),
 		};
 		t->bytes = MIN((block_of(first) + 1) * HUGE_BYTES,

@@ -74,6 +74,18 @@ static int add_mapped(struct mapped *list, uint64_t at, uint64_t end, uint32_t s
 	return 0;
 }
 
+/* What mappings at this address must have; where no RAM is known any more, as the first block has. */
+static uint32_t vm_flags_at(const struct member *m, uint64_t addr)
+{
+	for (size_t i = 0; i < m->n_blocks; i++) {
+		const struct ledger_block *b = m->blocks[i];
+
+		if (addr >= b->start.addr && addr < hva_add_pages(b->start, b->n_pages).addr)
+			return b->vm_flags;
+	}
+	return m->blocks[0]->vm_flags;
+}
+
 /* Carries op out on all runs; the pages done, or -errno. */
 static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t n_runs, enum ring_op op,
 			   uint32_t flags)
@@ -85,13 +97,15 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 		return -ENOMEM;
 	for (size_t i = 0; i < n_runs;) {
 		uint64_t huge = runs[i].addr / HUGE_BYTES;
+		uint32_t vm_flags = vm_flags_at(m, runs[i].addr);
 		struct ring_merge *t = (struct ring_merge *)payload;
 		struct ring_run *sent = (struct ring_run *)(t + 1);
 		struct ring_run asked[HUGE_PAGES];
 		uint32_t n = 0;
 		int64_t r;
 
-		while (i + n < n_runs && runs[i + n].addr / HUGE_BYTES == huge) {
+		while (i + n < n_runs && runs[i + n].addr / HUGE_BYTES == huge &&
+		       vm_flags_at(m, runs[i + n].addr) == vm_flags) {
 			sent[n] = asked[n] = runs[i + n];
 			n++;
 		}
@@ -99,8 +113,8 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 			.addr = asked[0].addr,
 			.bytes = asked[n - 1].addr + asked[n - 1].n_pages * PAGE_BYTES - asked[0].addr,
 			.n_runs = n,
-			.flags = flags,
-			.advice_mask = remap_advice_of(m->blocks[0]->vm_flags),
+			.flags = flags | remap_flags_of(vm_flags),
+			.advice_mask = remap_advice_of(vm_flags),
 		};
 		r = agent_call(m->agent, op, 1, 0, payload, (uint32_t)(sizeof(*t) + n * sizeof(*sent)));
 		if (r >= 0)

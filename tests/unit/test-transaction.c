@@ -283,6 +283,37 @@ static void advice_is_restored(void **state _unused_)
 	check_all();
 }
 
+/* Memory that is not accounted for (memory-backend with reserve=off) stays so. */
+static void reserve_is_restored(void **state _unused_)
+{
+	const uint32_t flags = TRACK | RING_MERGE_NORESERVE;
+	char before[128], after[128];
+	struct ring_run run;
+
+	assert_ptr_equal(mmap(guest, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0),
+			 guest);
+	for (uint64_t i = 0; i < PAGES; i++)
+		fill(guest + i * PAGE_BYTES, i);
+	assert_int_equal(remap_track(&host, guest, PAGES), 0);
+	remap_vm_flags(guest, before, sizeof(before));
+	if (!strstr(before, "nr")) /* vm.overcommit_memory=2 */
+		skip();
+	run = remap_run(guest + 32 * PAGE_BYTES, 8, 32);
+	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, flags, 0, &run, 1), 1);
+	assert_int_equal(run.result, 0);
+	remap_vm_flags(guest + 33 * PAGE_BYTES, after, sizeof(after));
+	assert_string_equal(before, after);
+	assert_int_equal(mapped_pages(), 8);
+	assert_int_equal(remap_block(&host, RING_UNMERGE, guest, PAGES, flags, 0, &run, 1), 1);
+	protect(&run, 1);
+	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, flags, 0, &run, 1), 1);
+	assert_int_equal(run.result, 0);
+	remap_vm_flags(guest + 33 * PAGE_BYTES, after, sizeof(after));
+	assert_string_equal(before, after);
+	check_all();
+}
+
 /* Marks: pages that were not merged keep theirs, merged ones report a write. */
 static void tracking_goes_on(void **state _unused_)
 {
@@ -580,6 +611,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(forked_page_is_busy, setup, teardown),
 		cmocka_unit_test_setup_teardown(malformed_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(advice_is_restored, setup, teardown),
+		cmocka_unit_test_setup_teardown(reserve_is_restored, setup, teardown),
 		cmocka_unit_test_setup_teardown(tracking_goes_on, setup, teardown),
 		cmocka_unit_test_setup_teardown(pinned_page_is_busy_and_tracked, setup, teardown),
 		cmocka_unit_test_setup_teardown(unmerge_copies, setup, teardown),
