@@ -4,6 +4,7 @@
 #include "common/kernel.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "daemon/grow.h"
 #include "daemon/kept.h"
 #include "daemon/libvirt-guests.h"
 #include "daemon/unmerge.h"
@@ -14,7 +15,7 @@
 #define LOOK_FRESH_USEC USEC_PER_SEC
 /* What the ledger and the trees take for a page at most, unless it is shared. */
 #define TREE_PAGE_BYTES 24U
-/* A guest that cannot leave now. */
+/* A guest that cannot leave, or take in new memory, now. */
 #define LEAVE_RETRY_USEC (200 * USEC_PER_MSEC)
 /* How long guests of an earlier daemon wait for libvirt's word before they are let in without. */
 #define LIBVIRT_WAIT_USEC (30 * USEC_PER_SEC)
@@ -69,12 +70,12 @@ static bool engine_refuses(const struct manager *mgr, const struct guest *g, con
 	return true;
 }
 
-/* Would the guest's bookkeeping pass TreeMemoryMax? */
-static bool exceeds_tree_memory(const struct manager *mgr, const struct guest *g,
+/* Would the bookkeeping for so many more pages of a guest pass TreeMemoryMax? */
+static bool exceeds_tree_memory(const struct manager *mgr, uint64_t n_pages,
 				char ret_reason[GUEST_REASON_BYTES])
 {
 	uint64_t max = mgr->config->tree_memory_max_bytes;
-	uint64_t need = manager_overhead_bytes(mgr) + memory_total_pages(&g->memory) * TREE_PAGE_BYTES;
+	uint64_t need = manager_overhead_bytes(mgr) + n_pages * TREE_PAGE_BYTES;
 
 	if (max == 0)
 		max = mgr->pressure.last.total_bytes / 100;
@@ -102,7 +103,7 @@ static bool refuses(const struct guest *g, const struct policy *p, char ret_reas
 		return true;
 	}
 	return engine_refuses(e->mgr, g, p, ret_reason) ||
-	       (g->state != GUEST_ENROLLED && exceeds_tree_memory(e->mgr, g, ret_reason));
+	       (g->state != GUEST_ENROLLED && exceeds_tree_memory(e->mgr, memory_total_pages(&g->memory), ret_reason));
 }
 
 /* Notes in e->reason why the guest is not to be in; false when nothing keeps it out. */
@@ -342,6 +343,45 @@ static void leave(struct guest *g)
 		review_later(g, LEAVE_RETRY_USEC);
 }
 
+static void on_grown(struct guest *g, int r, const char *reason, void *userdata _unused_)
+{
+	struct log_guest who = log_of(g);
+
+	if (!g->enrolment || g->state != GUEST_ENROLLED)
+		return;
+	if (r >= 0) {
+		enrolment_review(g);
+		return;
+	}
+	log_full(LOG_WARNING, &who, "its new memory cannot be taken in (%s): it leaves and enters again", reason);
+	leave(g);
+}
+
+/* Memory was plugged in; what went, or is another now, makes it enter again. */
+static void grow(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	struct log_guest who = log_of(g);
+	int64_t more = grow_pages(g->member);
+	char why[GUEST_REASON_BYTES];
+	int r = (int)MIN(more, (int64_t)0);
+
+	if (more > 0 && exceeds_tree_memory(e->mgr, (uint64_t)more, why)) {
+		log_full(LOG_WARNING, &who, "its new memory is not taken in: %s", why);
+		more = 0;
+	}
+	if (more > 0)
+		r = grow_start(e->mgr, g->member, on_grown, NULL);
+	if (r == -EXDEV)
+		leave(g);
+	else if (r < 0)
+		review_later(g, LEAVE_RETRY_USEC);
+	else
+		g->memory_changed = false;
+	if (more == 0)
+		enrolment_review(g);
+}
+
 static void adapt(struct guest *g)
 {
 	struct enrolment *e = g->enrolment;
@@ -419,6 +459,9 @@ void enrolment_review(struct guest *g)
 		break;
 	case WISH_ADAPT:
 		adapt(g);
+		break;
+	case WISH_GROW:
+		grow(g);
 		break;
 	case WISH_NOTHING:
 		if (g->state == GUEST_ENROLLED || e->policy.enabled != POLICY_YES)

@@ -364,6 +364,24 @@ uint64_t manager_overhead_bytes(const struct manager *mgr)
 
 /* --- passes and rounds ------------------------------------------------------------------ */
 
+/* The registry compares what it sees with what was known, and has the guest reviewed. */
+static void on_looked(struct guest *g _unused_, int r _unused_, const char *reason _unused_,
+		      void *userdata _unused_)
+{
+}
+
+/* RAM that is plugged in or out, of which nobody tells where there is no libvirt, changes the size of
+ * the address space. What else does, the threads' heaps or mappings of ours, costs a look now and
+ * then. */
+static void look_for_ram(struct manager *mgr, struct member *m)
+{
+	uint64_t now = m->counts.vm_pages, then = m->vm_pages_looked;
+
+	if ((now > then ? now - then : then - now) * PAGE_BYTES >= MEMORY_RAM_MIN_BYTES &&
+	    registry_look_at(mgr->registry, m->process->pid, on_looked, NULL) >= 0)
+		m->vm_pages_looked = now;
+}
+
 static void pass_done(struct member *m, int r, void *userdata)
 {
 	struct manager *mgr = userdata;
@@ -381,6 +399,8 @@ static void pass_done(struct member *m, int r, void *userdata)
 		log_full(LOG_WARNING, &who, "a pass over its memory failed (%s): trying again later",
 			 strerror(-r));
 		interval = MAX(interval, PASS_RETRY_USEC);
+	} else {
+		look_for_ram(mgr, m);
 	}
 	m->next_pass_usec = now_usec() + interval;
 	manager_schedule(mgr);
@@ -595,13 +615,22 @@ static uint64_t schedule_giving_back(struct manager *mgr, uint64_t now)
 	return next;
 }
 
+/* A member yields, or waits to be free to take in new memory (grow.h). */
+static bool domain_is_held(const struct manager *mgr, const struct domain *d)
+{
+	for (const struct member *m = mgr->members; m; m = m->next)
+		if (m->domain == d && !m->gone && m->guest->memory_changed)
+			return true;
+	return yield_holds_domain(mgr, d);
+}
+
 /* What is due for the domain as a whole; returns when to come again (monotonic). Its members must wait
  * for an audit that is wanted. */
 static uint64_t schedule_domain(struct manager *mgr, struct domain *d, uint64_t now)
 {
 	uint64_t next = UINT64_MAX;
 
-	if (yield_holds_domain(mgr, d))
+	if (domain_is_held(mgr, d))
 		return d->audit_wanted ? now + PASS_RETRY_USEC : next;
 	if (d->audit_wanted && domain_is_idle(mgr, d))
 		start_round(mgr, d, true);
@@ -634,8 +663,11 @@ void manager_schedule(struct manager *mgr)
 		return;
 	finish_gone(mgr);
 	next = schedule_giving_back(mgr, now);
-	for (struct domain *d = mgr->domains; d && !resting; d = d->next)
-		next = MIN(next, schedule_domain(mgr, d, now));
+	for (struct domain *d = mgr->domains; d && !resting; d = d->next) {
+		uint64_t due = schedule_domain(mgr, d, now);
+
+		next = MIN(next, due);
+	}
 	for (struct member *m = mgr->members; m; m = m->next) {
 		uint64_t due = UINT64_MAX;
 
@@ -643,7 +675,8 @@ void manager_schedule(struct manager *mgr)
 			continue;
 		if (m->yield.state != YIELD_NO)
 			due = yield_step(mgr, m, now);
-		else if (!resting && !member_rests(m) && !m->domain->audit_wanted)
+		else if (!resting && !member_rests(m) && !m->domain->audit_wanted &&
+			 !m->guest->memory_changed)
 			due = schedule_member(mgr, m, now);
 		next = MIN(next, due);
 	}

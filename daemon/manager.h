@@ -7,6 +7,7 @@
  *   manager-domain.c  domains, with their stores
  *   enrolment.c       which guests should be in, and what is done about the difference
  *   enroll.c          a guest enters (attach, tracker, ledger) or leaves (un-merge, detach)
+ *   grow.c            memory that was plugged into a guest is taken in
  *   unmerge.c         a guest gets its pages back and stays
  *   yield.c           a guest is left alone while QEMU uses userfaultfd itself
  *   foreign.c         a guest gets back what it shared before it came here

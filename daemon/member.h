@@ -64,6 +64,7 @@ struct yield {
 
 struct member_counts {
 	uint64_t present_pages, huge_pages, swapped_pages; /* as of the last pass */
+	uint64_t vm_pages;     /* its whole address space when the last pass began */
 	uint64_t read_pages;   /* read in the last pass */
 	uint64_t read_total;   /* ever */
 	uint64_t written_pages; /* reported written in the last pass */
@@ -100,6 +101,7 @@ struct member {
 	struct member_counts counts;
 	uint64_t shared_pages;	/* sharers in this guest, verified */
 	uint64_t next_pass_usec; /* monotonic */
+	uint64_t vm_pages_looked; /* when it was last looked whether its RAM is as it was */
 	unsigned refs;
 	bool busy;
 	bool gone; /* exited or leaving: no new work */

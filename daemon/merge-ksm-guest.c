@@ -127,6 +127,48 @@ int merge_ksm_enter(struct member *m, int guests_fd, struct kept *kept, const ch
 	return r;
 }
 
+/* What of a is in b is added to ret. */
+static int add_common(struct range_set *ret, const struct range_set *a, const struct range_set *b)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < a->n && r >= 0; i++)
+		for (size_t k = 0; k < b->n && r >= 0; k++) {
+			uint64_t start = MAX(a->ranges[i].start, b->ranges[k].start);
+			uint64_t end = MIN(a->ranges[i].end, b->ranges[k].end);
+
+			if (start < end)
+				r = range_set_add(ret, start, end);
+		}
+	return r;
+}
+
+int merge_ksm_grow(struct member *m, int guests_fd, const struct range_set *ram)
+{
+	struct range_set now = { 0 }, marked = { 0 };
+	struct kept kept = { 0 };
+	int r = kept_load(guests_fd, m->process, &kept);
+
+	if (r >= 0)
+		r = find_marks(m, &now);
+	if (r >= 0)
+		r = add_common(&marked, &now, ram);
+	for (size_t i = 0; i < ram->n && r >= 0; i++)
+		r = range_set_add(&kept.ram, ram->ranges[i].start, ram->ranges[i].end);
+	if (r >= 0)
+		r = add_common(&kept.marks, &marked, ram);
+	if (r >= 0)
+		r = add_common(&m->qemu_marks, &marked, ram);
+	if (r >= 0)
+		r = kept_store(guests_fd, m->process, &kept);
+	if (r >= 0)
+		r = advise_all(m, &marked, MADV_UNMERGEABLE);
+	range_set_done(&now);
+	range_set_done(&marked);
+	kept_done(&kept);
+	return r;
+}
+
 int merge_ksm_marks(const struct member *m, struct range_set *ret)
 {
 	return find_marks(m, ret);

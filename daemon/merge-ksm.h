@@ -95,6 +95,8 @@ int merge_ksm_enter(struct member *m, int guests_fd, struct kept *kept, const ch
 int merge_ksm_marks(const struct member *m, struct range_set *ret);
 /* Worker: takes the mark from a range, which gives its pages back. -ENOMEM: some stay shared. */
 int merge_ksm_unmark(struct member *m, uint64_t start, uint64_t end);
+/* Worker, RAM was plugged into m: the same for these ranges. */
+int merge_ksm_grow(struct member *m, int guests_fd, const struct range_set *ram);
 /* Worker, a guest leaves: puts the marks back as QEMU had them; shared pages become private.
  * -ENOMEM: some stay shared, with our marks, for want of memory. */
 int merge_ksm_leave(struct member *m);

@@ -476,6 +476,8 @@ static void begin_run(struct work *w)
 	struct pass *p = (struct pass *)w;
 
 	p->error = process_alive(p->m->process) ? tracker_begin_pass(p->m->tracker) : -ESRCH;
+	if (p->error >= 0)
+		p->error = process_vm_pages(p->m->process, &p->counts.vm_pages);
 }
 
 static void begin_done(struct work *w)

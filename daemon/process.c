@@ -247,6 +247,15 @@ int process_check(const struct process *p)
 	return exe.st_dev == p->exe_dev && exe.st_ino == p->exe_ino ? 0 : -ESTALE;
 }
 
+int process_vm_pages(const struct process *p, uint64_t *ret)
+{
+	char statm[128];
+	size_t used;
+	int r = io_read_line(p->proc_fd, "statm", statm, sizeof(statm));
+
+	return r < 0 ? gone(r) : parse_u64_prefix(statm, strlen(statm), 10, ret, &used);
+}
+
 int64_t process_read_pages(const struct process *p, hva start, uint64_t n_pages, void *buf)
 {
 	struct iovec local = { .iov_base = buf, .iov_len = n_pages * PAGE_BYTES };

@@ -20,10 +20,8 @@
  */
 #include <sys/ioctl.h>
 
-#include "common/io.h"
 #include "common/kernel-abi.h"
 #include "common/kernel.h"
-#include "common/parse.h"
 #include "common/util.h"
 #include "daemon/pagemap-runs.h"
 #include "daemon/range-set.h"
@@ -206,14 +204,9 @@ static int wp_arm(struct tracker *base, hva start, uint64_t n_pages)
 static int wp_begin_pass(struct tracker *base)
 {
 	struct tracker_wp *t = wp(base);
-	char statm[128];
 	uint64_t vm_pages;
-	size_t used;
-	int r = io_read_line(base->process->proc_fd, "statm", statm, sizeof(statm));
+	int r = process_vm_pages(base->process, &vm_pages);
 
-	if (r < 0)
-		return r == -ENOENT ? -ESRCH : r;
-	r = parse_u64_prefix(statm, strlen(statm), 10, &vm_pages, &used);
 	if (r < 0)
 		return r;
 	if (vm_pages != t->vm_pages || ++t->cache_age >= CACHE_PASSES) {

@@ -109,8 +109,10 @@ enum wish_step wish_step(const struct guest *g, const struct wish *w)
 			return WISH_LEAVE;
 		if (w->held)
 			return WISH_WAIT;
-		if (w->moved || g->memory_changed || wish_must_reenter(w->entered, w->policy))
+		if (w->moved || wish_must_reenter(w->entered, w->policy))
 			return WISH_LEAVE;
+		if (g->memory_changed)
+			return WISH_GROW;
 		return policy_equal(w->entered, w->policy) ? WISH_NOTHING : WISH_ADAPT;
 	case GUEST_FOUND:
 	case GUEST_READY:

@@ -68,6 +68,7 @@ enum wish_step {
 	WISH_CLEAR,   /* enter only to leave, which gives back what it shares */
 	WISH_LEAVE,   /* perhaps to enter again */
 	WISH_ADAPT,   /* the policy changes in place */
+	WISH_GROW,    /* its memory is not what it was: more of it, as a rule */
 	WISH_STEP_MAX,
 };
 enum wish_step wish_step(const struct guest *g, const struct wish *w);

@@ -364,6 +364,24 @@ static void cmd_loop(struct verify *v, char *args)
 		    (unsigned long long)percentile(took, n, 999), (unsigned long long)worst);
 }
 
+/* What it leaves behind keeps its content until the kernel has another use for it. */
+static void cmd_move(struct verify *v, char *args)
+{
+	size_t bytes = v->content.n_pages * CONTENT_PAGE_SIZE;
+	unsigned char *old = v->memory;
+
+	(void)args;
+	for (size_t i = 0; i < v->content.n_pages; i++)
+		page_check(v, i);
+	v->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (v->memory == MAP_FAILED)
+		verify_fail("memory to move to");
+	madvise(v->memory, bytes, MADV_MERGEABLE);
+	memcpy(v->memory, old, bytes);
+	munmap(old, bytes);
+	console_say("moved");
+}
+
 static void cmd_poke(struct verify *v, char *args)
 {
 	size_t page, offset;
@@ -396,6 +414,7 @@ static const struct command {
 	{"scramble", cmd_scramble}, /* PERCENT [runs]: new content, equal to nothing */
 	{"fill", cmd_fill},	    /* SEED: everything anew for another seed */
 	{"loop", cmd_loop},	    /* MIB SECONDS: write as fast as it can: "looped ..." (ns) */
+	{"move", cmd_move},	    /* the same content in other memory: "moved" */
 	{"poke", cmd_poke},	    /* PAGE OFFSET: spoil a byte, to test the check itself */
 	{"quit", cmd_quit},
 };

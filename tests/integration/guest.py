@@ -158,11 +158,12 @@ class Guest:
     monitor     path of a second QMP socket that nobody uses: for memshared
     duty        percent of a processor that the verifying program takes while it goes round:
                 the guests of a test leave room for the daemon and ksmd
+    slots       where memory can be plugged in, as ",slots=1,maxmem=1G"
     """
 
     def __init__(self, directory, name, kind="verify", mib=64, memory_mib=None, mix=DEFAULT_MIX,
                  run=16, seed=None, paused=False, duty=30, uid=None, sandbox=True, kaslr=True,
-                 accel="tcg", machine="pc", append="", arguments=()):
+                 accel="tcg", machine="pc", append="", arguments=(), slots=""):
         self.name, self.directory, self.kind = name, directory, kind
         self.memory_mib = memory_mib or mib + 96
         os.mkdir(directory, 0o755)
@@ -190,7 +191,7 @@ class Guest:
             "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
             "-machine", "%s,usb=off,memory-backend=pc.ram" % machine,
             "-accel", "tcg,tb-size=32" if accel == "tcg" else accel,
-            "-m", "%d" % self.memory_mib,
+            "-m", "%d%s" % (self.memory_mib, slots),
             "-object", json.dumps({"qom-type": "memory-backend-ram", "id": "pc.ram",
                                    "size": self.memory_mib << 20}),
             *boot,
@@ -288,6 +289,10 @@ class Guest:
         """New content that is equal to nothing; returns how many pages."""
         words = "scramble %d%s" % (percent, " runs" if runs else "")
         return int(self.command(words, r"^rewrote pages (\d+)")[1])
+
+    def move(self):
+        """The same content in other memory of the guest's."""
+        self.command("move", "^moved")
 
     def rounds(self, count, timeout=300):
         """Waits for so many complete rounds that began after this call."""

@@ -246,6 +246,15 @@ def yielding(host):
     for g in (one, two):
         wait_for(host, daemon, g, state="enrolled")
         shares(host, daemon, g)
+    for wrong in ({"pid": one.pid, "seconds": -1}, {"pid": 1}, {"pid": one.pid, "seconds": 1 << 40}):
+        try:
+            daemon.call("Yield", **wrong)
+            raise AssertionError("taken: %s" % wrong)
+        except harness.CallError as error:
+            assert error.name.endswith(("InvalidParameter", "NoSuchGuest")), error
+    for word in ("-1", "soon", ""):
+        done = daemon.ctl("yield", "--seconds", word, one.pid, check=False)
+        assert done.returncode == 2 and "seconds" in done.stderr, done
     daemon.call("Yield", pid=one.pid, seconds=3000)
     passes = [status(daemon, g)["passes"] for g in (one, two)]
     one.scramble(50)

@@ -240,14 +240,17 @@ static void a_change_is_adapted_or_entered_anew(void **state _unused_)
 	}
 }
 
-static void changed_memory_is_entered_anew(void **state _unused_)
+static void changed_memory_is_taken_in(void **state _unused_)
 {
 	struct guest g = guest_in(GUEST_ENROLLED);
 	struct policy yes = default_with(POLICY_FIELD_DOMAIN, "a");
 	struct wish w = { .policy = &yes, .entered = &yes };
 
 	g.memory_changed = true;
+	assert_int_equal(wish_step(&g, &w), WISH_GROW);
+	w.moved = true;
 	assert_int_equal(wish_step(&g, &w), WISH_LEAVE);
+	w.moved = false;
 	w.held = true;
 	assert_int_equal(wish_step(&g, &w), WISH_WAIT);
 	w.held = g.memory_changed = false;
@@ -282,7 +285,7 @@ int main(void)
 		cmocka_unit_test(what_an_earlier_daemon_did_is_undone),
 		cmocka_unit_test(guests_enter_and_leave),
 		cmocka_unit_test(a_change_is_adapted_or_entered_anew),
-		cmocka_unit_test(changed_memory_is_entered_anew),
+		cmocka_unit_test(changed_memory_is_taken_in),
 		cmocka_unit_test(backoff_grows_to_a_bound),
 	};
 
