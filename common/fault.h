@@ -4,8 +4,9 @@
  *
  * $MEMSHARED_FAULT holds "NAME:ACTION[:NTH]", several separated by commas. ACTION is "kill"
  * (SIGKILL to ourselves: what a crash at this instruction leaves behind), "stop" (SIGSTOP: a test
- * does something just then and sends SIGCONT) or the name of an errno such as ENOMEM (fault_errno() gives it back). NTH is which passage acts, from 1
- * (default: every one). Without the variable a fault point costs one load and a branch.
+ * does something just then and sends SIGCONT) or the name of an errno such as ENOMEM
+ * (FAULT_ERRNO() gives it back). NTH is which passage acts, from 1 (default: every one). Without
+ * the variable a fault point costs one load and a branch.
  *
  * Names are "module-step", e.g. "ksm-marked". Any thread.
  */

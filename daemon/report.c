@@ -266,6 +266,20 @@ static json_t *cpu(const struct manager *mgr)
 			 INT(mgr->config->cpu_permille));
 }
 
+/* Root gets past the store's mode (store.h). */
+static void warn_of_root(const struct manager *mgr, const struct domain *d, json_t *list)
+{
+	int n = 0;
+
+	for (const struct member *m = mgr->members; m; m = m->next)
+		n += m->domain == d && m->policy.engine == POLICY_ENGINE_REMAP && m->guest->is_root;
+	if (n > 0 && d->n_members > 1)
+		(void)json_array_append_new(
+			list, json_sprintf("domain %s: QEMU of %d guests runs as root, which could write to "
+					   "what all of them share: let it run as a user of its own",
+					   d->name, n));
+}
+
 static json_t *warnings(const struct manager *mgr)
 {
 	json_t *list = json_array();
@@ -280,6 +294,8 @@ static json_t *warnings(const struct manager *mgr)
 		if (*s.refusal)
 			(void)json_array_append_new(list, json_sprintf("engine ksm: %s", s.refusal));
 	}
+	for (const struct domain *d = mgr->domains; d; d = d->next)
+		warn_of_root(mgr, d, list);
 	for (const struct guest *g = registry_guests(mgr->registry); g; g = g->next)
 		n_out += g->enrolment && g->enrolment->policy.enabled == POLICY_YES &&
 			 g->state != GUEST_ENROLLED && *reason_of(g);

@@ -29,7 +29,7 @@ CpuBudget=25%%
 Pressure=always
 
 [Policy "bench"]
-match-name=*
+match-name=steady-*
 enabled=yes
 domain=bench
 engine=remap
@@ -121,10 +121,10 @@ def twin():
     """Time from the moment that a guest has booted."""
     with harness.Host() as host:
         daemon = host.daemon(BUDGET % (host.directory + "/state"))
-        host.guest("first", kind="plain", mib=256).ready()
+        host.guest("steady-first", kind="plain", mib=256).ready()
         times = []
         for i in range(3):
-            g = host.guest("twin%d" % i, kind="plain", mib=256).ready()
+            g = host.guest("steady-twin%d" % i, kind="plain", mib=256).ready()
             began, history = time.monotonic(), []
 
             def settled():
@@ -150,7 +150,7 @@ def guest():
     """By turns: ten seconds and more of each, in the same guest."""
     with harness.Host() as host:
         daemon = host.daemon(BUDGET.replace("enabled=yes\n", "") % (host.directory + "/state"))
-        g = host.guest("loop", mib=32, memory_mib=288, paused=True, duty=100).ready()
+        g = host.guest("steady-loop", mib=32, memory_mib=288, paused=True, duty=100).ready()
         results = {"untracked": [], "tracked": []}
 
         def loop():
