@@ -30,10 +30,12 @@ static void add_totals(struct table *t, json_t *reply)
 	_cleanup_free_ char *zero = text_pages(get_int(totals, "zero_pages"), page_bytes);
 	_cleanup_free_ char *saved = text_bytes(get_int(totals, "saved_bytes"));
 	_cleanup_free_ char *overhead = text_bytes(get_int(totals, "overhead_bytes"));
+	_cleanup_free_ char *overhead_max = text_bytes(get_int(totals, "overhead_max_bytes"));
 
 	line(t, "guests", text_of("%lld enrolled, %s of RAM, %s present",
 				  (long long)get_int(totals, "guests"), ram, present));
-	line(t, "saved", text_of("%s net (bookkeeping %s)", saved, overhead));
+	line(t, "saved", text_of("%s net (bookkeeping %s of at most %s)", saved, overhead,
+				overhead_max));
 	line(t, "sharing", text_of("%s freed by %s shared, %s of zeros", sharing, shared, zero));
 }
 
@@ -69,16 +71,27 @@ static void add_pressure(struct table *t, json_t *pressure)
 
 static void add_cpu(struct table *t, json_t *cpu)
 {
-	_cleanup_free_ char *daemon = NULL, *ksmd = NULL, *used = NULL, *budget = NULL;
+	_cleanup_free_ char *daemon = NULL, *ksmd = NULL, *agents = NULL, *used = NULL, *budget = NULL;
 
 	if (!cpu || json_is_null(cpu))
 		return;
 	daemon = text_duration(get_int(cpu, "daemon_usec"));
 	ksmd = text_duration(get_int(cpu, "ksmd_usec"));
+	agents = text_duration(get_int(cpu, "agents_usec"));
 	used = text_percent(get_int(cpu, "used_permille"), 1000);
 	budget = text_percent(get_int(cpu, "budget_permille"), 1000);
-	line(t, "cpu", text_of("%s of %s%s; daemon %s, ksmd %s", used, budget,
-			       " of one CPU", daemon, ksmd));
+	line(t, "cpu", text_of("%s of %s of one CPU; daemon %s, agents %s, ksmd %s", used, budget, daemon,
+			       agents, ksmd));
+}
+
+static void add_remap(struct table *t, json_t *remap)
+{
+	long long merged = get_int(remap, "merged_pages"), holes = get_int(remap, "hole_pages");
+
+	if (merged + holes > 0)
+		line(t, "remap", text_of("%lld pages merged and %lld holes made since the start; no page was "
+					 "frozen longer than %lld us",
+					 merged, holes, (long long)get_int(remap, "freeze_max_usec")));
 }
 
 static void print_summary(json_t *reply, size_t width)
@@ -93,6 +106,7 @@ static void print_summary(json_t *reply, size_t width)
 	printf("memshared %s: %s%s, up %s\n", version, state, why, uptime);
 	add_totals(t, reply);
 	add_cpu(t, json_object_get(reply, "cpu"));
+	add_remap(t, json_object_get(reply, "remap"));
 	add_pressure(t, json_object_get(reply, "pressure"));
 	add_ksmd(t, json_object_get(reply, "ksmd"), get_int(reply, "page_bytes"));
 	table_print(t, stdout, 2, width);

@@ -17,6 +17,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -36,6 +37,8 @@ _Static_assert(AGENT_REASON_MAX == ATTACH_REASON_MAX, "one buffer for both");
 #endif
 #define RING_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
 #define RING_PATH  "/memfd:" RING_MEMFD_NAME " (deleted)"
+
+#define AGENT_HAS_ANOTHER "another memshared daemon is at work in it: stop that one"
 
 /* The last batch of a daemon that died can be one that works on memory. */
 #define ADOPT_USEC (30 * USEC_PER_SEC)
@@ -58,6 +61,7 @@ static void link_free(struct agent_link *a)
 	if (a->ring)
 		(void)munmap(a->ring, RING_BYTES);
 	close_fdp(&a->ring_fd);
+	close_fdp(&a->lock_fd);
 	close_fdp(&a->event_fd);
 	close_fdp(&a->peer_fd);
 	free(a);
@@ -77,6 +81,7 @@ static struct agent_link *link_new(const struct process *p)
 		return NULL;
 	a->process = p;
 	a->ring_fd = -1;
+	a->lock_fd = -1;
 	a->peer_fd = -1;
 	a->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	return a;
@@ -92,6 +97,25 @@ static int link_map_ring(struct agent_link *a)
 	return 0;
 }
 
+/*
+ * One daemon at a time: two that put batches into one ring would have the agent merge with the
+ * one's store what the other had compared. The lock is the kernel's and ends with the daemon. It is
+ * held by an open file of its own, since the ring's is the guest's, too, and lives as long as its
+ * mapping. A guest that takes it itself only keeps itself out. -EBUSY when another has it.
+ */
+static int link_lock(struct agent_link *a)
+{
+	char path[32];
+
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->ring_fd);
+	a->lock_fd = open(path, O_RDWR | O_CLOEXEC);
+	if (a->lock_fd < 0)
+		return -errno;
+	if (flock(a->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EBUSY : -errno;
+	return 0;
+}
+
 /* A ring of our own making: of a size that nobody can change, so that no access to it faults. */
 static int link_make_ring(struct agent_link *a)
 {
@@ -104,7 +128,9 @@ static int link_make_ring(struct agent_link *a)
 	if (a->ring_fd < 0 || ftruncate(a->ring_fd, RING_BYTES) < 0 ||
 	    fcntl(a->ring_fd, F_ADD_SEALS, RING_SEALS) < 0)
 		return -errno;
-	r = link_map_ring(a);
+	r = link_lock(a);
+	if (r == 0)
+		r = link_map_ring(a);
 	if (r < 0)
 		return r;
 	a->ring->magic = RING_MAGIC;
@@ -187,6 +213,21 @@ static void link_undo(struct agent_link *a)
 	(void)link_remove(a, reason);
 }
 
+static int count_ring(const struct mapping *m, void *userdata)
+{
+	*(unsigned *)userdata += m->flags & VMF_SHARED && streq(m->name, RING_PATH) &&
+				 m->n_pages == RING_BYTES / PAGE_BYTES;
+	return 0;
+}
+
+/* Two daemons can have planted at the same moment. The later one sees both rings, and goes. */
+static bool link_is_alone(const struct agent_link *a)
+{
+	unsigned n = 0;
+
+	return maps_read(a->process->proc_fd, "maps", count_ring, &n) >= 0 && n == 1;
+}
+
 int agent_attach(const struct process *p, char *ret_reason, struct agent_link **ret)
 {
 	_cleanup_link_ struct agent_link *a = link_new(p);
@@ -212,6 +253,10 @@ int agent_attach(const struct process *p, char *ret_reason, struct agent_link **
 	if (r == 0)
 		r = link_greet(a);
 	FAULT_POINT("agent-greeted");
+	if (r == 0 && !link_is_alone(a)) {
+		link_undo(a);
+		return refuse(ret_reason, -EBUSY, AGENT_HAS_ANOTHER);
+	}
 	if (r < 0) {
 		link_undo(a);
 		return refuse(ret_reason, r, "the agent does not answer: %s", strerror(-r));
@@ -259,7 +304,9 @@ static int link_open_ring(struct agent_link *a)
 	if (seals < 0 || (seals & RING_SEALS) != RING_SEALS || fstat(a->ring_fd, &st) < 0 ||
 	    st.st_size != RING_BYTES)
 		return -EPROTO;
-	r = link_map_ring(a);
+	r = link_lock(a);
+	if (r == 0)
+		r = link_map_ring(a);
 	if (r < 0)
 		return r;
 	memcpy(&copy, a->ring, sizeof(copy));
@@ -294,6 +341,8 @@ int agent_adopt(const struct process *p, char *ret_reason, struct agent_link **r
 		return refuse(ret_reason, r, "no agent");
 	if (r == -EPROTONOSUPPORT)
 		return refuse(ret_reason, r, "its agent is of another version of memshared");
+	if (r == -EBUSY)
+		return refuse(ret_reason, r, AGENT_HAS_ANOTHER);
 	if (r < 0)
 		return refuse(ret_reason, r, "its ring cannot be used: %s", strerror(-r));
 	a->tid = (int32_t)__atomic_load_n(&a->ring->exit_word, __ATOMIC_RELAXED);

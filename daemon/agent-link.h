@@ -34,7 +34,7 @@ struct agent_link;
  * it has an agent (adopt it), -ESRCH. */
 int agent_attach(const struct process *p, char *ret_reason, struct agent_link **ret);
 /* Takes over an agent that an earlier daemon left. -ENOENT when there is none (and remains of an
- * attempt that was killed have been removed). Waits. */
+ * attempt that was killed have been removed); -EBUSY when a daemon that runs has it. Waits. */
 int agent_adopt(const struct process *p, char *ret_reason, struct agent_link **ret);
 /* How many batches the agent of a guest has done, ever; nothing is changed. 0; -EBUSY: one is under
  * way; -ENOENT: no agent; another error: nobody knows. */

@@ -7,6 +7,7 @@
 struct agent_link {
 	const struct process *process;
 	int ring_fd;
+	int lock_fd; /* the ring once more, locked: see link_lock() */
 	int event_fd; /* ours; the agent's copy is written after each batch */
 	int peer_fd;  /* our copy of the guest's RING_FD_SOCKET_PEER */
 	/* Shared with the guest: each word is read once and checked, nothing is kept there. */

@@ -70,15 +70,20 @@ static bool engine_refuses(const struct manager *mgr, const struct guest *g, con
 	return true;
 }
 
+uint64_t enrolment_tree_memory_max(const struct manager *mgr)
+{
+	uint64_t max = mgr->config->tree_memory_max_bytes;
+
+	return max ? max : mgr->pressure.last.total_bytes / 100;
+}
+
 /* Would the bookkeeping for so many more pages of a guest pass TreeMemoryMax? */
 static bool exceeds_tree_memory(const struct manager *mgr, uint64_t n_pages,
 				char ret_reason[GUEST_REASON_BYTES])
 {
-	uint64_t max = mgr->config->tree_memory_max_bytes;
+	uint64_t max = enrolment_tree_memory_max(mgr);
 	uint64_t need = manager_overhead_bytes(mgr) + n_pages * TREE_PAGE_BYTES;
 
-	if (max == 0)
-		max = mgr->pressure.last.total_bytes / 100;
 	if (need <= max || max == 0)
 		return false;
 	(void)snprintf(ret_reason, GUEST_REASON_BYTES,

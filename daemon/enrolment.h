@@ -81,6 +81,8 @@ void enrolment_set_facts(struct guest *g, struct libvirt_facts *facts, bool held
 void enrolment_will_persist(struct guest *g, bool will);
 /* Forgets all; nothing is done to guests. */
 void enrolment_free_all(struct manager *mgr);
+/* What the bookkeeping of all guests may take, in bytes; 0: not known yet. */
+uint64_t enrolment_tree_memory_max(const struct manager *mgr);
 
 /*
  * A client asks for this policy (enabled=yes and what it gave beyond). 0: done is called once,

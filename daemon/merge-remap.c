@@ -341,7 +341,6 @@ static int apply_batch(struct remap *r)
 		note_wait(r->stats, got->wait_nsec);
 		at += (uint32_t)(sizeof(*t) + t->n_runs * sizeof(*runs));
 	}
-	r->stats->batches++;
 	return 0;
 }
 
@@ -362,6 +361,7 @@ static void batch_done(struct work *w)
 	 * it works while we wait. */
 	nsec = r->work.cpu_nsec + thread_cpu_nsec() - start + r->agent_nsec;
 	r->m->counts.cpu_nsec += nsec;
+	r->stats->agent_cpu_nsec += r->agent_nsec;
 	budget_charge(r->env->cpu, nsec, now_usec());
 	if (r->result < 0 || r->m->gone || r->next == r->n_plan)
 		finish(r, (int)MIN(r->result, (int64_t)0));

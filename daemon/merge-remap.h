@@ -27,12 +27,14 @@
 #include "daemon/member.h"
 #include "daemon/pass.h"
 
+#define MERGE_REMAP_WAITS 16
+
 struct merge_remap_stats {
 	uint64_t merged_pages, holes_pages;	/* ever */
 	uint64_t busy_pages, different_pages;	/* refused by the agent, ever */
-	uint64_t batches;
+	uint64_t agent_cpu_nsec;
 	uint64_t wait_max_nsec; /* the longest that a page of a guest was frozen, ever */
-	uint64_t wait_histogram[16]; /* blocks whose longest freeze was below 2^i microseconds */
+	uint64_t wait_histogram[MERGE_REMAP_WAITS]; /* blocks whose longest freeze was below 2^i microseconds */
 };
 
 /* r < 0: the round ended early; what was done so far is in the ledger. */

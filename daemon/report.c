@@ -157,11 +157,11 @@ static json_t *totals(const struct manager *mgr)
 	struct account a;
 
 	account_of_host(mgr, &a);
-	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
+	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
 			 INT(a.ram_bytes), "present_bytes", INT(a.present_bytes), "shared_pages",
 			 INT(a.shared_pages), "sharing_pages", INT(a.sharing_pages), "zero_pages",
 			 INT(a.zero_pages), "saved_bytes", INT(a.saved_bytes), "overhead_bytes",
-			 INT(a.overhead_bytes));
+			 INT(a.overhead_bytes), "overhead_max_bytes", INT(enrolment_tree_memory_max(mgr)));
 }
 
 static json_t *domains(const struct manager *mgr)
@@ -256,14 +256,29 @@ static json_t *cpu(const struct manager *mgr)
 {
 	uint64_t uptime = MAX(now_usec() - mgr->started_usec, UINT64_C(1));
 	struct merge_ksm_stats s = { 0 };
-	uint64_t used = usec_of(CLOCK_PROCESS_CPUTIME_ID);
+	uint64_t own = usec_of(CLOCK_PROCESS_CPUTIME_ID), ksmd, agents;
 
 	if (mgr->merge_ksm)
 		merge_ksm_stats(mgr->merge_ksm, &s);
-	return json_pack("{s:I, s:I, s:I, s:I}", "daemon_usec", INT(used), "ksmd_usec",
-			 INT(s.ksmd_cpu_nsec / NSEC_PER_USEC), "used_permille",
-			 INT((used + s.ksmd_cpu_nsec / NSEC_PER_USEC) * 1000 / uptime), "budget_permille",
+	ksmd = s.ksmd_cpu_nsec / NSEC_PER_USEC;
+	agents = mgr->remap_stats.agent_cpu_nsec / NSEC_PER_USEC;
+	return json_pack("{s:I, s:I, s:I, s:I, s:I}", "daemon_usec", INT(own), "ksmd_usec", INT(ksmd),
+			 "agents_usec", INT(agents), "used_permille",
+			 INT((own + ksmd + agents) * 1000 / uptime), "budget_permille",
 			 INT(mgr->config->cpu_permille));
+}
+
+static json_t *remap(const struct manager *mgr)
+{
+	const struct merge_remap_stats *s = &mgr->remap_stats;
+	json_t *freezes = json_array();
+
+	for (size_t i = 0; i < ARRAY_SIZE(s->wait_histogram); i++)
+		(void)json_array_append_new(freezes, json_integer(INT(s->wait_histogram[i])));
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "merged_pages", INT(s->merged_pages), "hole_pages",
+			 INT(s->holes_pages), "busy_pages", INT(s->busy_pages), "different_pages",
+			 INT(s->different_pages), "freeze_max_usec", INT(s->wait_max_nsec / NSEC_PER_USEC),
+			 "freezes", freezes);
 }
 
 /* Root gets past the store's mode (store.h). */
@@ -328,10 +343,10 @@ json_t *report_status(const struct manager *mgr)
 
 	for (const struct member *m = mgr->members; m; m = m->next)
 		working = working || m->busy;
-	return json_pack("{s:s, s:s, s:I, s:i, s:o, s:o, s:o, s:o, s:o*, s:o, s:o, s:o, s:o*}", "version",
+	return json_pack("{s:s, s:s, s:I, s:i, s:o, s:o, s:o, s:o, s:o*, s:o, s:o, s:o, s:o, s:o*}", "version",
 			 PACKAGE_VERSION, "state", working ? "working" : "resting", "uptime_usec",
 			 INT(now_usec() - mgr->started_usec), "page_bytes", (int)PAGE_BYTES, "totals",
 			 totals(mgr), "domains", domains(mgr), "engines", engines(mgr), "trackers",
-			 trackers(), "ksmd", ksmd(mgr), "pressure", pressure(mgr), "cpu", cpu(mgr), "warnings",
-			 warnings(mgr), "libvirt", libvirt(mgr));
+			 trackers(), "ksmd", ksmd(mgr), "pressure", pressure(mgr), "cpu", cpu(mgr), "remap",
+			 remap(mgr), "warnings", warnings(mgr), "libvirt", libvirt(mgr));
 }

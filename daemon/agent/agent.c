@@ -138,6 +138,8 @@ static int64_t op_receive_fd(struct ring_agent *a, uint64_t arg)
 			return r;
 		if (fd >= 0 && tag == RING_FD_TAG(arg)) {
 			fd_close(a, role);
+			if (role == RING_FD_STORE)
+				transaction_unmap_store(a);
 			a->fds[role] = fd;
 			return fd;
 		}
@@ -222,11 +224,15 @@ static int64_t dispatch(struct ring_header *h, uint32_t number, uint32_t op)
 	}
 }
 
-/* Sleeps until the daemon has published more than `done` batches. */
+/* Sleeps until the daemon has published more than `done` batches, and no more than there is room
+ * for: any other number is a mistake, and what it would have us do is done already, or stale. */
 static void wait_for_batch(struct ring_header *h, uint32_t done)
 {
-	while (__atomic_load_n(&h->published, __ATOMIC_ACQUIRE) == done)
-		(void)sys_futex(&h->published, FUTEX_WAIT, done);
+	uint32_t published;
+
+	while ((published = __atomic_load_n(&h->published, __ATOMIC_ACQUIRE)) == done ||
+	       published - done > RING_BATCHES)
+		(void)sys_futex(&h->published, FUTEX_WAIT, published);
 }
 
 static void signal_done(struct ring_header *h)

@@ -410,20 +410,24 @@ int64_t transaction_map_store(struct ring_agent *a, uint64_t bytes)
 	r = sys_mmap(0, bytes, PROT_READ, MAP_SHARED, a->fds[RING_FD_STORE], 0);
 	if (sys_is_error(r))
 		return r;
-	if (a->store_bytes)
-		(void)sys_munmap(a->store_addr, a->store_bytes);
+	transaction_unmap_store(a);
 	a->store_addr = (uint64_t)r;
 	a->store_bytes = bytes;
 	(void)range_advise(a->store_addr, bytes, RING_ADVICE_DONTFORK | RING_ADVICE_DONTDUMP);
 	return 0;
 }
 
-void transaction_release(struct ring_agent *a)
+void transaction_unmap_store(struct ring_agent *a)
 {
 	if (a->store_bytes)
 		(void)sys_munmap(a->store_addr, a->store_bytes);
+	a->store_bytes = 0;
+}
+
+void transaction_release(struct ring_agent *a)
+{
+	transaction_unmap_store(a);
 	if (a->scratch_bytes)
 		(void)sys_munmap(a->scratch_addr, a->scratch_bytes);
-	a->store_bytes = 0;
 	a->scratch_bytes = 0;
 }

@@ -24,5 +24,8 @@ int64_t transaction_map_store(struct ring_agent *a, uint64_t bytes);
  * block could not be: -EINVAL malformed, -EBADF a descriptor is missing, -EPERM the
  * userfaultfd is of the wrong kind, -ENOMEM no memory for the scratch area. */
 int64_t transaction_run(struct ring_agent *a, enum ring_op op, void *payload, uint32_t n_blocks);
+/* The store window alone: to be called before another store's descriptor takes the place of the one
+ * that is mapped, so that pages are never compared with one file and mapped from another. */
+void transaction_unmap_store(struct ring_agent *a);
 /* Unmaps scratch area and store window. */
 void transaction_release(struct ring_agent *a);

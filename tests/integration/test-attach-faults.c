@@ -211,6 +211,28 @@ static void guest_killed(void **state _unused_)
 	print_message("# attached before the end %u times, gone %u times\n", attached, gone);
 }
 
+/* Two daemons that put batches into one ring would undo each other's work. */
+static void second_daemon(void **state _unused_)
+{
+	_cleanup_free_ char *before = NULL;
+	struct agent_link *a = NULL, *b = NULL;
+
+	fake_guest_start(&guest, "--idle", NULL);
+	before = process_snapshot(guest.pid);
+	assert_int_equal(agent_attach(&guest.process, reason, &a), 0);
+	assert_int_equal(agent_adopt(&guest.process, reason, &b), -EBUSY);
+	assert_non_null(strstr(reason, "another memshared daemon"));
+	assert_int_equal(agent_attach(&guest.process, reason, &b), -EEXIST);
+	assert_int_equal(agent_ping(a), 0);
+	/* The first one goes: its lock goes with it, though the guest has the ring as ever. */
+	agent_leave(a);
+	assert_int_equal(agent_adopt(&guest.process, reason, &b), 0);
+	assert_int_equal(agent_adopt(&guest.process, reason, &a), -EBUSY);
+	assert_int_equal(agent_detach(b, reason), 0);
+	assert_unchanged(guest.pid, before);
+	fake_guest_stop(&guest);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_teardown(fn, stop_guest)
@@ -219,6 +241,7 @@ int main(void)
 		TEST(daemon_killed),
 		TEST(removal_killed),
 		TEST(guest_killed),
+		TEST(second_daemon),
 	};
 
 	attach_tests_begin();

@@ -79,6 +79,10 @@ def merge(host):
     for g in guests:
         daemon.call("Enroll", pid=g.pid)
     status = settled(host, daemon)
+    assert status["remap"]["merged_pages"] >= status["totals"]["shared_pages"], status["remap"]
+    assert sum(status["remap"]["freezes"]) and status["remap"]["freeze_max_usec"], status["remap"]
+    assert status["cpu"]["agents_usec"], status["cpu"]
+    assert not status["warnings"], status["warnings"]
 
     def agree():
         known = {g["pid"]: g["shared_pages"] for g in daemon.call("Guests")["guests"]}
@@ -97,6 +101,17 @@ def merge(host):
         left = [m for m in g.smaps() if m["path"].startswith("/memfd:memshared")
                 or m["path"].endswith("memshared-agent.bin")]
         assert not left, left[:3]
+
+
+@harness.test("root's QEMU could write to what its domain shares: status says so")
+def root(host):
+    guests = [host.guest("g%d" % i, mib=16, uid=uid) for i, uid in enumerate((None, 65534))]
+    daemon = start(host)
+    daemon.call("Enroll", pid=guests[0].ready().pid)
+    assert daemon.call("Status")["warnings"] == []
+    daemon.call("Enroll", pid=guests[1].ready().pid)
+    assert daemon.call("Status")["warnings"][0].startswith(
+        "domain test: QEMU of 1 guests runs as root"), daemon.call("Status")["warnings"]
 
 
 @harness.test("a guest that rewrites what was merged does not wear the store out")
@@ -123,6 +138,28 @@ def churn(host):
     harness.note("first %s, after %s" % (first, now))
     for g in guests:
         g.check()
+
+
+@harness.test("a second daemon keeps its hands off a guest that the first one has")
+def two_daemons(host):
+    guest = host.guest("g0", mib=16, uid=65534).ready()
+    first = start(host)
+    first.call("Enroll", pid=guest.pid)
+    merged = settled(host, first, least=100)["totals"]["sharing_pages"]
+    second = host.daemon(CONFIG % (host.directory + "/state2"))
+    try:
+        second.call("Enroll", pid=guest.pid)
+        assert False, "it was let in twice"
+    except harness.CallError as error:
+        assert "another memshared daemon is at work in it" in str(error), error
+    guest.check()
+    assert totals(first)["sharing_pages"] > merged // 2
+    first.kill()
+    second.call("Enroll", pid=guest.pid)
+    settled(host, second, least=100)
+    guest.check()
+    second.call("Unenroll", pid=guest.pid)
+    guest.check()
 
 
 @harness.test("killed daemons and killed guests harm nobody")
