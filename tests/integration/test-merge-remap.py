@@ -156,7 +156,6 @@ def two_daemons(host):
     assert totals(first)["sharing_pages"] > merged // 2
     first.kill()
     second.call("Enroll", pid=guest.pid)
-    settled(host, second, least=100)
     guest.check()
     second.call("Unenroll", pid=guest.pid)
     guest.check()
