@@ -25,6 +25,8 @@ def build(what):
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../guest/build")
     done = subprocess.run([script, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, check=False)
+    if done.returncode == 2:  # no reason to skip everything
+        raise RuntimeError("the test guest cannot be built:\n" + done.stderr)
     if done.returncode:
         raise tap.Skip("no test guest: " + (done.stderr.strip().splitlines() or ["?"])[-1])
     return done.stdout.strip()
