@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""SIGKILL of the daemon and of guests at any moment, under engine remap.
+
+$MEMSHARED_TEST_KILLS: how often at random (default 20).
+"""
+import contextlib
+import os
+import random
+import time
+
+import harness
+import remapping
+import tap
+
+KILLS = int(os.environ.get("MEMSHARED_TEST_KILLS", "20"))
+
+# Every point that a daemon with engine remap passes, and how it is made to.
+ENTERING = ("agent-planted", "agent-greeted", "enroll-attached", "enroll-noted", "enroll-unmarked")
+MERGING = ("pass-scan", "store-written", "remap-before-batch", "remap-batch-done")
+TAKING_OVER = ("agent-adopted", "adopt-piece")
+TIDYING = ("store-punched",)
+LEAVING = ("giveback-piece", "remap-unmerged", "agent-exit", "enroll-left")
+MOVING = ("foreign-given-back",)
+
+
+class Context(harness.Host):
+    """Two guests that live through all daemons of this file."""
+
+    def prepare(self):
+        # With QEMU's marks for KSM, which are to be taken away and given back.
+        self.pair = remapping.boot(self, ["test-0", "test-1"], machine="pc")
+
+    def enroll(self, daemon):
+        for g in self.pair:
+            with contextlib.suppress(harness.CallError, OSError, RuntimeError):
+                daemon.call("Enroll", pid=g.pid)
+
+
+def dead(host, daemon, point):
+    host.wait(lambda: not daemon.alive(), 90, "the daemon dies at " + point, interval=0.02)
+    remapping.check(host.pair)
+
+
+def recovered(host):
+    """The next daemon takes the guests over and merges them; it."""
+    daemon = remapping.start(host)
+    remapping.enrolled(host, daemon, host.pair)
+    remapping.merged(host, daemon, 500)
+    return daemon
+
+
+@tap.test("the daemon is killed at every fault point; the next one takes over", limit=900)
+def points(host):
+    for point in ENTERING:
+        daemon = remapping.start(host, fault=point + ":kill")
+        host.enroll(daemon)
+        dead(host, daemon, point)
+    remapping.leave(recovered(host), host.pair)
+    for number, point in enumerate(MERGING + TIDYING + TAKING_OVER):
+        if point in TAKING_OVER:
+            recovered(host)
+        daemon = remapping.start(host, fault=point + ":kill")
+        host.enroll(daemon)
+        for g in host.pair:
+            if point not in TAKING_OVER:
+                g.scramble(30, runs=True)
+                g.rewrite(30, runs=True)
+        dead(host, daemon, point)
+        tap.note("killed at %s, number %d" % (point, number))
+    for point in MOVING:
+        recovered(host)
+        daemon = remapping.start(host, remapping.POLICY % ("test", "test", "other"), point + ":kill")
+        host.enroll(daemon)
+        dead(host, daemon, point)
+    for point in LEAVING:
+        recovered(host)
+        daemon = remapping.start(host, fault=point + ":kill")
+        remapping.enrolled(host, daemon, host.pair)
+        for g in host.pair:
+            with contextlib.suppress(harness.CallError, OSError, RuntimeError):
+                daemon.call("Unenroll", pid=g.pid)
+        dead(host, daemon, point)
+    remapping.leave(recovered(host), host.pair)
+
+
+@tap.test("memory runs out at every place that can say so", limit=300)
+def no_memory(host):
+    daemon = remapping.start(host, fault="store-write:ENOMEM:1,store-write:ENOMEM:3,stable-alloc:ENOMEM:2,"
+                             "hashtree-alloc:ENOMEM:2,store-punch:ENOMEM:1")
+    remapping.enrolled(host, daemon, host.pair)
+    remapping.merged(host, daemon, 500)
+    remapping.check(host.pair)
+    remapping.leave(daemon, host.pair)
+
+
+@tap.test("the daemon is killed at random, again and again", limit=60 + 30 * KILLS)
+def at_random(host):
+    kills, worst = 0, 0
+    while kills < KILLS:
+        daemon = remapping.start(host)
+        host.enroll(daemon)
+        time.sleep(random.choice([random.uniform(0, 0.2), random.uniform(0, 2)]))
+        if kills % 3 == 0:
+            for g in host.pair:
+                g.serial.send("rewrite 10 runs")
+        daemon.kill()
+        kills += 1
+        if kills % 5 == 0:
+            worst = max([worst, *(g.check() for g in host.pair)])
+    remapping.check(host.pair)
+    tap.note("%d kills, longest wait for one page %d us" % (kills, worst))
+    daemon = remapping.start(host)
+    remapping.enrolled(host, daemon, host.pair)
+    remapping.leave(daemon, host.pair)
+    remapping.leave(recovered(host), host.pair)
+
+
+@tap.test("guests are killed in the middle of it; the others stay right", limit=300)
+def guests_killed(host):
+    daemon = remapping.start(host)
+    remapping.enrolled(host, daemon, host.pair)
+    for number in range(3):
+        victim = remapping.boot(host, ["test-v%d" % number], mib=16)[0]
+        remapping.enrolled(host, daemon, [victim])
+        time.sleep(random.uniform(0, 1))
+        victim.kill()
+        host.wait(lambda v=victim: not remapping.status(daemon, v), 60, "the dead guest is forgotten")
+        remapping.check(host.pair)
+    remapping.merged(host, daemon, 500)
+    remapping.leave(daemon, host.pair)
+    assert remapping.totals(daemon)["sharing_pages"] == 0
+
+
+tap.main(Context, shared=True)
