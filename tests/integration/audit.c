@@ -2,7 +2,7 @@
 /*
  * audit: which page frames do these processes have in common?
  *
- * usage: audit PID:START-END[,START-END...] ...      (addresses in hexadecimal)
+ * usage: audit <LINES, each PID:START-END[,START-END...]     (addresses in hexadecimal)
  *
  * The judge of isolation and of savings: it asks only the kernel, through /proc/PID/pagemap
  * and /proc/kpageflags, and knows nothing of memshared. Prints one JSON object:
@@ -203,19 +203,24 @@ static void report(uint64_t frames, uint64_t sharers, uint64_t shared)
 	       n_uses, frames, sharers, shared, sharers - shared);
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
 	uint64_t frames = 0, sharers = 0, shared = 0;
+	char *line = NULL;
+	size_t size = 0;
 
-	if (argc < 2 || argc - 1 > GUESTS_MAX) {
-		fprintf(stderr, "usage: audit PID:START-END[,START-END...] ...\n");
-		return 2;
-	}
 	kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	if (kpageflags < 0)
 		die("/proc/kpageflags");
-	for (int i = 1; i < argc; i++)
-		guest_read(argv[i]);
+	for (unsigned n = 0; getline(&line, &size, stdin) > 0; n++) {
+		if (n == GUESTS_MAX) {
+			fprintf(stderr, "audit: more than %d processes\n", GUESTS_MAX);
+			return 2;
+		}
+		line[strcspn(line, "\n")] = '\0';
+		guest_read(line);
+	}
+	free(line);
 	if (n_uses)
 		qsort(uses, n_uses, sizeof(*uses), use_compare);
 	for (size_t first = 0, end; first < n_uses; first = end) {

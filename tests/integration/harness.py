@@ -297,9 +297,9 @@ class Host(contextlib.ExitStack):
         ranges says what to look at: Guest.mergeable (default), or another function from a
         guest to a list of (start, end), as lambda g: [g.ram()].
         """
-        words = ["%d:%s" % (g.pid, ",".join("%x-%x" % r for r in ranges(g))) for g in guests]
-        done = subprocess.run([os.path.join(BUILD, "tests/integration/audit"), *words],
-                              stdout=subprocess.PIPE, check=True, timeout=120 * tap.SLOW)
+        lines = ["%d:%s\n" % (g.pid, ",".join("%x-%x" % r for r in ranges(g))) for g in guests]
+        done = subprocess.run(os.path.join(BUILD, "tests/integration/audit"), input="".join(lines),
+                              stdout=subprocess.PIPE, check=True, timeout=120 * tap.SLOW, text=True)
         return json.loads(done.stdout)
 
 
