@@ -20,6 +20,7 @@
 #include "daemon/kept.h"
 #include "daemon/manager.h"
 #include "daemon/merge-remap.h"
+#include "daemon/numa.h"
 #include "daemon/refusal.h"
 #include "daemon/remap-guest.h"
 #include "daemon/store.h"
@@ -38,6 +39,7 @@ struct enroll {
 	struct member *m; /* being made; the worker's until done */
 	struct ram_block blocks[RAM_BLOCKS_MAX];
 	size_t n_blocks;
+	struct numa_range policies[RAM_BLOCKS_MAX]; /* of the blocks */
 	bool unmarked; /* QEMU's marks are noted and taken away */
 	int error;
 	char reason[REASON_MAX];
@@ -186,6 +188,20 @@ static int find_mappings(struct enroll *e)
 	return r < 0 ? refuse(e, r, "what it shares already cannot be told") : 0;
 }
 
+/* Engine remap must be able to put them back; others do so where they can. */
+static int find_policies(struct enroll *e)
+{
+	int r;
+
+	for (size_t i = 0; i < e->n_blocks; i++)
+		e->policies[i] = (struct numa_range){ e->blocks[i].start, e->blocks[i].n_pages, 0 };
+	r = numa_read(e->m->process->proc_fd, e->policies, e->n_blocks);
+	if (r >= 0 || e->m->policy.engine != POLICY_ENGINE_REMAP)
+		return 0;
+	return refuse(e, r, r == -EOPNOTSUPP ? "its memory has NUMA policies of a kind that cannot be put back"
+					     : "its NUMA policies cannot be read");
+}
+
 static void undo_enter(struct enroll *e)
 {
 	char why[AGENT_REASON_MAX];
@@ -218,7 +234,7 @@ static void enter_run(struct work *w)
 	if (plant_agent(e) < 0)
 		return;
 	FAULT_POINT("enroll-attached");
-	if (find_mappings(e) < 0 || make_tracker(e) < 0) {
+	if (find_mappings(e) < 0 || find_policies(e) < 0 || make_tracker(e) < 0) {
 		undo_enter(e);
 		return;
 	}
@@ -269,6 +285,7 @@ static int admit(struct enroll *e)
 		if (r < 0)
 			break;
 		m->blocks[i]->vm_flags = e->blocks[i].flags;
+		m->blocks[i]->policy = e->policies[i].policy;
 		m->n_blocks++;
 	}
 	if (r < 0) {

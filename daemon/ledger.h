@@ -58,6 +58,7 @@ struct ledger_block {
 	hva start;
 	struct member *member;
 	uint32_t vm_flags; /* enum vm_flag of its mappings: what replaced ones must get back */
+	uint64_t policy;   /* their memory policy (numa.h), likewise */
 	/* One bit for each aligned 2 MiB of address space that a huge page maps, as of the last
 	 * pass; bit 0 is the one that holds start. */
 	uint64_t *huge;

@@ -74,16 +74,17 @@ static int add_mapped(struct mapped *list, uint64_t at, uint64_t end, uint32_t s
 	return 0;
 }
 
-/* What mappings at this address must have; where no RAM is known any more, as the first block has. */
-static uint32_t vm_flags_at(const struct member *m, uint64_t addr)
+/* The block at this address, as whose mappings others are to be; where no RAM is known any more the
+ * first. */
+static const struct ledger_block *block_at(const struct member *m, uint64_t addr)
 {
 	for (size_t i = 0; i < m->n_blocks; i++) {
 		const struct ledger_block *b = m->blocks[i];
 
 		if (addr >= b->start.addr && addr < hva_add_pages(b->start, b->n_pages).addr)
-			return b->vm_flags;
+			return b;
 	}
-	return m->blocks[0]->vm_flags;
+	return m->blocks[0];
 }
 
 /* Carries op out on all runs; the pages done, or -errno. */
@@ -97,7 +98,7 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 		return -ENOMEM;
 	for (size_t i = 0; i < n_runs;) {
 		uint64_t huge = runs[i].addr / HUGE_BYTES;
-		uint32_t vm_flags = vm_flags_at(m, runs[i].addr);
+		const struct ledger_block *b = block_at(m, runs[i].addr);
 		struct ring_merge *t = (struct ring_merge *)payload;
 		struct ring_run *sent = (struct ring_run *)(t + 1);
 		struct ring_run asked[HUGE_PAGES];
@@ -105,7 +106,7 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 		int64_t r;
 
 		while (i + n < n_runs && runs[i + n].addr / HUGE_BYTES == huge &&
-		       vm_flags_at(m, runs[i + n].addr) == vm_flags) {
+		       block_at(m, runs[i + n].addr) == b) {
 			sent[n] = asked[n] = runs[i + n];
 			n++;
 		}
@@ -113,8 +114,9 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 			.addr = asked[0].addr,
 			.bytes = asked[n - 1].addr + asked[n - 1].n_pages * PAGE_BYTES - asked[0].addr,
 			.n_runs = n,
-			.flags = flags | remap_flags_of(vm_flags),
-			.advice_mask = remap_advice_of(vm_flags),
+			.flags = flags | remap_flags_of(b->vm_flags),
+			.advice_mask = remap_advice_of(b->vm_flags),
+			.policy = b->policy,
 		};
 		r = agent_call(m->agent, op, 1, 0, payload, (uint32_t)(sizeof(*t) + n * sizeof(*sent)));
 		if (r >= 0)

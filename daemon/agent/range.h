@@ -37,6 +37,8 @@ struct range_env {
 	uint64_t scratch;		  /* RING_BLOCK_BYTES, aligned to as much */
 	uint64_t track_mode; /* UFFDIO_REGISTER_MODE_WP when the block is tracked, or 0 */
 	int map_flags;	     /* MAP_NORESERVE or 0 */
+	uint64_t policy;     /* RING_POLICY(), or 0 */
+	bool mbind_denied;
 };
 
 static inline uint64_t pages_bytes(uint64_t n_pages)
@@ -264,6 +266,19 @@ static inline uint32_t range_advise(uint64_t addr, uint64_t bytes, uint32_t mask
 			failed |= table[i].bit;
 	}
 	return failed;
+}
+
+/*
+ * Gives new anonymous memory its policy; false when that cannot be. Not for mappings of the store: of
+ * those the kernel takes the policy to be the file's, which all guests have in common
+ * (tests/platform/store-mapping.c).
+ */
+static inline bool range_bind(const struct range_env *e, uint64_t addr, uint64_t bytes)
+{
+	const uint64_t nodes = RING_POLICY_NODES(e->policy);
+
+	return !e->policy || (!e->mbind_denied && sys_mbind(addr, bytes, RING_POLICY_MODE(e->policy),
+							    nodes ? &nodes : 0) == 0);
 }
 
 /* Private anonymous memory of `bytes`, at an address equal to `congruent` modulo

@@ -15,7 +15,7 @@
  * into which a device is still writing (O_DIRECT) loses what arrives later. UFFDIO_MOVE would
  * say EBUSY, but not here. Therefore:
  *
- *   prepare  A new anonymous mapping elsewhere ("fresh"), its advice set, its pages filled with a
+ *   prepare  A new anonymous mapping elsewhere ("fresh"), its advice and policy set, its pages filled with a
  *            first copy (so that none need be allocated later). Spare mappings are made and
  *            given back, so that max_map_count cannot stop us half way.
  *   freeze   The range is registered MISSING and MINOR: MISSING catches accesses to what is not
@@ -184,6 +184,8 @@ static int reclaim_prepare(struct reclaim *c)
 		return r;
 	/* Huge pages are no concern: filling by UFFDIO_COPY makes base pages. */
 	c->advice_failed = range_advise(c->fresh, c->bytes, c->advice_mask);
+	if (!range_bind(c->e, c->fresh, c->bytes))
+		c->advice_failed |= RING_ADVICE_POLICY;
 	r = range_register(c->e, c->fresh, c->bytes, UFFDIO_REGISTER_MODE_WP);
 	if (r == 0)
 		r = fresh_fill(c);

@@ -102,8 +102,14 @@ struct ring_merge {
 	/* Written by the agent: enum ring_advice that could not be put back. */
 	uint32_t advice_failed;
 	int32_t result; /* written by the agent: RECLAIM with WHOLE, of the last range; else 0 */
-	uint64_t reserved;
+	/* The block's memory policy: RING_POLICY(), or 0. RECLAIM gives it to new memory. */
+	uint64_t policy;
 };
+
+/* A memory policy (mbind): its mode, not 0, and its nodes, of which node 55 is the last. */
+#define RING_POLICY(mode, nodes) ((uint64_t)(mode) << 56 | (uint64_t)(nodes))
+#define RING_POLICY_MODE(p)	 ((uint32_t)((p) >> 56))
+#define RING_POLICY_NODES(p)	 ((p) & ((UINT64_C(1) << 56) - 1))
 
 enum ring_merge_flag {
 	/* The block is tracked: new mappings are registered for write protection too. */
@@ -126,6 +132,7 @@ enum ring_advice {
 	RING_ADVICE_NOHUGEPAGE = 1 << 3,
 	RING_ADVICE_MERGEABLE = 1 << 4,
 	RING_ADVICE_WIPEONFORK = 1 << 5,
+	RING_ADVICE_POLICY = 1 << 6, /* only as what could not be put back */
 };
 
 #define RING_SLOT_ZERO UINT32_MAX /* the run's pages are all zeros: no slot, a hole */
@@ -157,6 +164,7 @@ struct ring_batch {
 enum ring_denied {
 	RING_DENIED_USERFAULTFD = 1 << 0,
 	RING_DENIED_SET_NAME = 1 << 1,
+	RING_DENIED_MBIND = 1 << 2,
 };
 
 /* Written by memshared-attach step by step, each address and descriptor as soon as it is there,

@@ -89,6 +89,13 @@ static inline long sys_madvise(uint64_t addr, uint64_t bytes, int advice)
 	return sys_call(__NR_madvise, (long)addr, (long)bytes, advice, 0, 0, 0);
 }
 
+/* nodes: a mask of the first 56. */
+static inline long sys_mbind(uint64_t addr, uint64_t bytes, uint32_t mode, const uint64_t *nodes)
+{
+	/* The kernel leaves out the last bit that it is told of. */
+	return sys_call(__NR_mbind, (long)addr, (long)bytes, mode, (long)nodes, nodes ? 57 : 0, 0);
+}
+
 /* vec has a byte for each page. */
 static inline long sys_mincore(uint64_t addr, uint64_t bytes, uint8_t *vec)
 {

@@ -322,6 +322,7 @@ static int env_prepare(struct ring_agent *a, enum ring_op op, struct range_env *
 		.store = a->fds[RING_FD_STORE],
 		.store_addr = a->store_addr,
 		.store_bytes = a->store_bytes,
+		.mbind_denied = a->denied & RING_DENIED_MBIND,
 	};
 	if (op == RING_UNMERGE)
 		return 0;
@@ -361,6 +362,7 @@ static void block_run(struct merge *m, enum ring_op op, struct ring_merge *b, st
 {
 	m->env.track_mode = b->flags & RING_MERGE_TRACK ? UFFDIO_REGISTER_MODE_WP : 0;
 	m->env.map_flags = b->flags & RING_MERGE_NORESERVE ? MAP_NORESERVE : 0;
+	m->env.policy = b->policy;
 	b->advice_failed = 0;
 	b->result = 0;
 	freeze_clock_start(&m->clock);

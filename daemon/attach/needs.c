@@ -3,6 +3,7 @@
 
 #include <linux/audit.h>
 #include <linux/futex.h>
+#include <linux/mempolicy.h>
 #include <linux/sched.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
@@ -86,6 +87,7 @@ static const struct need needs[] = {
 	{ "mmap", NEED_AGENT, 0, SYS_mmap, { ANY, ANY, READ_W, MAP_SLOTS_NR, ANY, ANY } },
 	{ "mremap", NEED_AGENT, 0, SYS_mremap, { ANY, ANY, ANY, REMAP_ASIDE, 0 } },
 	{ "mremap", NEED_AGENT, 0, SYS_mremap, { ANY, ANY, ANY, REMAP_OVER, ANY } },
+	{ "mbind", NEED_OPTIONAL, RING_DENIED_MBIND, SYS_mbind, { ANY, ANY, MPOL_BIND, ANY, 57, 0 } },
 	{ "mincore", NEED_AGENT, 0, SYS_mincore, { ANY, ANY, ANY } },
 	{ "getrusage", NEED_AGENT, 0, SYS_getrusage, { RUSAGE_THREAD, ANY } },
 	{ "madvise", NEED_AGENT, 0, SYS_madvise, { ANY, ANY, MADV_DONTNEED } },

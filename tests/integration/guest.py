@@ -165,7 +165,7 @@ class Guest:
 
     def __init__(self, directory, name, kind="verify", mib=64, memory_mib=None, mix=DEFAULT_MIX,
                  run=16, seed=None, paused=False, duty=30, uid=None, sandbox=True, kaslr=True,
-                 accel="tcg", machine="pc", append="", arguments=(), slots=""):
+                 accel="tcg", machine="pc", append="", arguments=(), slots="", backend=None):
         self.name, self.directory, self.kind = name, directory, kind
         self.memory_mib = memory_mib or mib + 96
         os.mkdir(directory, 0o755)
@@ -195,7 +195,7 @@ class Guest:
             "-accel", "tcg,tb-size=32" if accel == "tcg" else accel,
             "-m", "%d%s" % (self.memory_mib, slots),
             "-object", json.dumps({"qom-type": "memory-backend-ram", "id": "pc.ram",
-                                   "size": self.memory_mib << 20}),
+                                   "size": self.memory_mib << 20, **(backend or {})}),
             *boot,
             "-chardev", "socket,id=serial,fd=%d,server=on,wait=off,logfile=%s" % (
                 listeners["serial"].fileno(), os.path.join(directory, "serial.log")),

@@ -92,6 +92,7 @@ int64_t remap_block(struct remap *r, enum ring_op op, void *addr, uint64_t n_pag
 		.n_runs = n_runs,
 		.flags = flags,
 		.advice_mask = advice,
+		.policy = r->policy,
 	};
 	memcpy(v, runs, n_runs * sizeof(*runs));
 	done = transaction_run(&r->agent, op, r->payload, 1);

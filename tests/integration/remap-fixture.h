@@ -13,6 +13,7 @@
 #include "daemon/agent/ring.h"
 
 struct remap {
+	uint64_t policy; /* of the block: RING_POLICY(), or 0 */
 	struct ring_agent agent;
 	int uffd;
 	int pagemap;  /* our own */

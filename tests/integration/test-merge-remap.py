@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Engine remap on real guests that check their own memory."""
 import contextlib
+import os
 import time
 
 import harness
@@ -70,11 +71,44 @@ def sharers(host, guest):
     return seen["pages"] - (seen["present"] - seen["file"]) - seen["swapped"]
 
 
+def ram_mappings(guest):
+    start, end = guest.ram()
+    return [m for m in guest.smaps()
+            if "dc" in m["flags"] and m["start"] < end and m["end"] > start]
+
+
+def flags(guest):
+    """What marks the mappings of its RAM, but for who maps them and what is ours."""
+    return {frozenset(m["flags"]) - {"ac", "sd", "mg", "mr", "mw", "me", "um", "uw", "ui"}
+            for m in ram_mappings(guest)}
+
+
+def policies(guest):
+    """Memory policies of the anonymous mappings of its RAM."""
+    starts, found = {m["start"] for m in ram_mappings(guest)}, set()
+    with contextlib.suppress(FileNotFoundError), \
+            open("/proc/%d/numa_maps" % guest.pid, encoding="ascii") as file:
+        for line in file:
+            address, policy = line.split()[:2]
+            if int(address, 16) in starts and "file=" not in line:
+                found.add(policy)
+    return found
+
+
+# One guest whose memory has more to it than that of the others.
+BOUND = {"reserve": False}
+if os.path.exists("/proc/self/numa_maps"):
+    BOUND.update({"host-nodes": [0], "policy": "bind", "dump": False})
+
+
 @harness.test("three guests are merged, verified, and checked by themselves")
 def merge(host):
-    guests = [host.guest("g%d" % i, mib=64, uid=65534) for i in range(3)]
+    guests = [host.guest("g%d" % i, mib=64, uid=65534, backend=BOUND if i == 0 else None)
+              for i in range(3)]
     for g in guests:
         g.ready()
+    before = [(flags(g), policies(g)) for g in guests]
+    harness.note("flags and policies: %s" % before)
     daemon = start(host)
     for g in guests:
         daemon.call("Enroll", pid=g.pid)
@@ -91,13 +125,15 @@ def merge(host):
         return all(abs(a - b) <= b // 100 + 32 for a, b in pairs) and pairs
     harness.note("sharers by memshared, by the mappings: %s"
                  % host.wait(agree, 60, "both count the same"))
-    for g in guests:
+    for g, was in zip(guests, before):
         g.check()
+        assert (flags(g), policies(g)) == was, (g.name, was, flags(g), policies(g))
     for g in guests:
         daemon.call("Unenroll", pid=g.pid)
         g.check()
-    for g in guests:
+    for g, was in zip(guests, before):
         assert sharers(host, g) == 0
+        assert (flags(g), policies(g)) == was, (g.name, was, flags(g), policies(g))
         left = [m for m in g.smaps() if m["path"].startswith("/memfd:memshared")
                 or m["path"].endswith("memshared-agent.bin")]
         assert not left, left[:3]

@@ -4,6 +4,7 @@
  * lost, and that an unprivileged guest can't write to the store that it was given.
  */
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -88,6 +89,29 @@ static void fixed_mapping_loses_advice(void **state _unused_)
 	unmap_pages(map, 1);
 }
 
+/* The kernel keeps the memory policy of a file's mapping with the file, also when it is private: what
+ * one guest binds is bound for all. So memory that replaces a guest's own can be bound only where it is
+ * anonymous. */
+static void policy_is_the_files(void **state _unused_)
+{
+	_cleanup_close_ int store = make_store(2, 'a');
+	char *one = mmap(NULL, 2 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, store, 0);
+	char *two = mmap(NULL, 2 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE, store, 0);
+	const unsigned long nodes = 1;
+	int mode = -1;
+
+	assert_ptr_not_equal(one, MAP_FAILED);
+	assert_ptr_not_equal(two, MAP_FAILED);
+	if (syscall(SYS_mbind, one, PAGE_BYTES, MPOL_BIND, &nodes, 64, 0) < 0)
+		SKIP("no memory policies in this kernel");
+	assert_int_equal(syscall(SYS_get_mempolicy, &mode, NULL, 0, two, MPOL_F_ADDR), 0);
+	assert_int_equal(mode, MPOL_BIND);
+	assert_int_equal(syscall(SYS_get_mempolicy, &mode, NULL, 0, two + PAGE_BYTES, MPOL_F_ADDR), 0);
+	assert_int_equal(mode, MPOL_DEFAULT);
+	(void)munmap(one, 2 * PAGE_BYTES);
+	(void)munmap(two, 2 * PAGE_BYTES);
+}
+
 /* --- the hand-over --------------------------------------------------------------------------- */
 
 enum { READS, COPIES, SHARES, GROWS, REOPENS, REOPENS_PATH, CHMODS, PUNCHES, SEALS };
@@ -162,6 +186,7 @@ int main(void)
 		cmocka_unit_test(discard_shows_slot),
 		cmocka_unit_test(uncopied_follows_slot),
 		cmocka_unit_test(fixed_mapping_loses_advice),
+		cmocka_unit_test(policy_is_the_files),
 		cmocka_unit_test(read_only_hand_over),
 	};
 

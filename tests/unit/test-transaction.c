@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -314,6 +315,35 @@ static void reserve_is_restored(void **state _unused_)
 	check_all();
 }
 
+static void policy_is_given_to_new_memory(void **state _unused_)
+{
+	const unsigned long nodes = 1;
+	struct ring_run run = remap_run(guest + 32 * PAGE_BYTES, 8, 32);
+	int mode = -1;
+
+	if (syscall(SYS_mbind, guest, PAGES * PAGE_BYTES, MPOL_BIND, &nodes, 64, 0) < 0)
+		skip(); /* a kernel without NUMA */
+	host.policy = RING_POLICY(MPOL_BIND, nodes);
+	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, TRACK, 0, &run, 1), 1);
+	assert_int_equal(remap_block(&host, RING_UNMERGE, guest, PAGES, TRACK, 0, &run, 1), 1);
+	protect(&run, 1);
+	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK, 0, &run, 1), 1);
+	assert_int_equal(run.result, 0);
+	assert_int_equal(host.last_advice_failed, 0);
+	assert_int_equal(syscall(SYS_get_mempolicy, &mode, NULL, 0, guest + 33 * PAGE_BYTES, MPOL_F_ADDR), 0);
+	assert_int_equal(mode, MPOL_BIND);
+	/* A policy that cannot be: said, and the pages are there all the same. */
+	host.policy = RING_POLICY(MPOL_BIND, UINT64_C(1) << 55);
+	run = remap_run(guest + 48 * PAGE_BYTES, 8, 48);
+	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, TRACK, 0, &run, 1), 1);
+	assert_int_equal(remap_block(&host, RING_UNMERGE, guest, PAGES, TRACK, 0, &run, 1), 1);
+	protect(&run, 1);
+	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK, 0, &run, 1), 1);
+	assert_int_equal(run.result, 0);
+	assert_int_equal(host.last_advice_failed, RING_ADVICE_POLICY);
+	check_all();
+}
+
 /* Marks: pages that were not merged keep theirs, merged ones report a write. */
 static void tracking_goes_on(void **state _unused_)
 {
@@ -612,6 +642,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(malformed_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(advice_is_restored, setup, teardown),
 		cmocka_unit_test_setup_teardown(reserve_is_restored, setup, teardown),
+		cmocka_unit_test_setup_teardown(policy_is_given_to_new_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(tracking_goes_on, setup, teardown),
 		cmocka_unit_test_setup_teardown(pinned_page_is_busy_and_tracked, setup, teardown),
 		cmocka_unit_test_setup_teardown(unmerge_copies, setup, teardown),
