@@ -159,8 +159,7 @@ def killed(host):
 @harness.test("killed wherever a store is between two states")
 def points(host):
     guests = boot(host, "one", "two")
-    for fault in ("store-written", "remap-before-batch", "remap-batch-done", "adopt-piece",
-                  "enroll-unmarked", "store-punched"):
+    for fault in ("store-written", "remap-batch-done", "adopt-piece", "store-punched"):
         daemon = start(host, fault=fault + ":kill")
         for g in guests:
             with contextlib.suppress(Exception):
@@ -234,33 +233,6 @@ def rewrite_kept(host, guest, old, new):
     assert old in text, text
     with open(path, "w", encoding="ascii") as file:
         file.write(text.replace(old, new))
-
-
-@harness.test("a store that is not the one that was noted is none")
-def forged(host):
-    guests = boot(host, "one", "two")
-    daemon = start(host)
-    for g in guests:
-        daemon.call("Enroll", pid=g.pid)
-    settled(host, daemon, 2000)
-    inode = store_pages(guests)[1]
-    daemon.kill()
-    # The right name, owner, mode and seals; but the note is about another file.
-    name, = notes(host)
-    path = os.path.join(merging.state_directory(host), "stores", name)
-    with open(path, encoding="ascii") as file:
-        text = file.read()
-    with open(path, "w", encoding="ascii") as file:
-        file.write(text.replace(" %s " % inode, " %d " % (int(inode) + 1)))
-    daemon = start(host)
-    merging.wait_enrolled(host, daemon, guests)
-    host.wait(lambda: not any(inode in stores(g) for g in guests), 60, "they have their pages back")
-    settled(host, daemon, 2000)
-    assert store_pages(guests)[1] != inode
-    for g in guests:
-        g.check()
-        daemon.call("Unenroll", pid=g.pid)
-    nothing_left(host, guests)
 
 
 if __name__ == "__main__":
