@@ -15,6 +15,9 @@ CpuBudget=%s
 PassInterval=100ms
 Pressure=always
 
+[Libvirt]
+Enabled=no
+
 [Ksm]
 Domain=test
 
