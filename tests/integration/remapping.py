@@ -56,7 +56,8 @@ def boot(host, names, **options):
     options = {"mib": 32, "uid": NOBODY, "mix": MIX, "machine": "pc,mem-merge=off", **options}
     guests = [host.guest(n, **options) for n in names]
     for g in guests:
-        g.ready()
+        # Where it is does not change, but its mappings do while they are read.
+        g.ram_range = g.ready().ram()
     return guests
 
 
@@ -138,7 +139,7 @@ def until(deadline):
 
 
 def _across(host, first, second):
-    audit = host.audit([*first, *second], ranges=lambda g: [g.ram()])
+    audit = host.audit([*first, *second], ranges=lambda g: [g.ram_range])
     pids = {g.pid for g in first}
     across = [p for p in audit["pairs"] if (p["a"] in pids) != (p["b"] in pids)]
     return across, sum(p["frames"] for p in audit["pairs"]) - sum(p["frames"] for p in across)
