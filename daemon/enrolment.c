@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "daemon/enrolment.h"
+#include "daemon/enrolment-private.h"
 
 #include "common/kernel.h"
 #include "common/log.h"
@@ -13,8 +13,6 @@
 
 /* A look is fresh enough to enter on. */
 #define LOOK_FRESH_USEC USEC_PER_SEC
-/* What the ledger and the trees take for a page at most, unless it is shared. */
-#define TREE_PAGE_BYTES 24U
 /* A guest that cannot leave, or take in new memory, now. */
 #define LEAVE_RETRY_USEC (200 * USEC_PER_MSEC)
 /* How long guests of an earlier daemon wait for libvirt's word before they are let in without. */
@@ -22,93 +20,9 @@
 /* Timers need not be exact. */
 #define TIMER_SLACK_USEC (100 * USEC_PER_MSEC)
 
-static struct log_guest log_of(const struct guest *g)
+struct log_guest enrolment_log(const struct guest *g)
 {
 	return (struct log_guest){ g->name, g->uuid, g->process.pid };
-}
-
-/* --- why not --------------------------------------------------------------------------- */
-
-/* A trust domain has one engine: its guests share one store, or the kernel's tree. */
-static bool other_engine(const struct manager *mgr, const struct guest *g, const char *domain,
-			 enum policy_engine engine)
-{
-	for (const struct member *m = mgr->members; m; m = m->next)
-		if (m->guest != g && streq(m->domain->name, domain) && m->domain->engine != engine)
-			return true;
-	return false;
-}
-
-/* Why no engine of this daemon can serve the guest under this policy. */
-static bool engine_refuses(const struct manager *mgr, const struct guest *g, const struct policy *p,
-			   char ret_reason[GUEST_REASON_BYTES])
-{
-	const size_t size = GUEST_REASON_BYTES;
-	enum policy_engine engine = enroll_engine(mgr, p);
-
-	if (*g->engine_refusal[engine])
-		(void)snprintf(ret_reason, size, "%s", g->engine_refusal[engine]);
-	else if (other_engine(mgr, g, p->domain, engine))
-		(void)snprintf(ret_reason, size,
-			       "the other guests of domain %s are served by another engine than %s",
-			       p->domain, policy_engine_to_string(engine));
-	else if (policy_engine_transacts(engine) && !kernel_allows_engine_remap())
-		(void)snprintf(ret_reason, size,
-			       "this kernel does not offer what engine %s needs: memshared --check "
-			       "says what", policy_engine_to_string(engine));
-	else if (policy_engine_transacts(engine))
-		return false;
-	else if (!mgr->merge_ksm)
-		(void)snprintf(ret_reason, size, "engine ksm: %s", mgr->ksm_reason);
-	else if (!streq(p->domain, mgr->config->ksm_domain))
-		(void)snprintf(ret_reason, size,
-			       "engine ksm serves domain %s only (KSM has one tree for the whole host), and "
-			       "this guest is in domain %s",
-			       mgr->config->ksm_domain, p->domain);
-	else
-		return false;
-	return true;
-}
-
-uint64_t enrolment_tree_memory_max(const struct manager *mgr)
-{
-	uint64_t max = mgr->config->tree_memory_max_bytes;
-
-	return max ? max : mgr->pressure.last.total_bytes / 100;
-}
-
-/* Would the bookkeeping for so many more pages of a guest pass TreeMemoryMax? */
-static bool exceeds_tree_memory(const struct manager *mgr, uint64_t n_pages,
-				char ret_reason[GUEST_REASON_BYTES])
-{
-	uint64_t max = enrolment_tree_memory_max(mgr);
-	uint64_t need = manager_overhead_bytes(mgr) + n_pages * TREE_PAGE_BYTES;
-
-	if (need <= max || max == 0)
-		return false;
-	(void)snprintf(ret_reason, GUEST_REASON_BYTES,
-		       "the daemon's bookkeeping would need %llu MiB with this guest, and TreeMemoryMax is "
-		       "%llu MiB",
-		       (unsigned long long)(need >> 20), (unsigned long long)(max >> 20));
-	return true;
-}
-
-/* The same with what is particular to this guest. */
-static bool refuses(const struct guest *g, const struct policy *p, char ret_reason[GUEST_REASON_BYTES])
-{
-	const struct enrolment *e = g->enrolment;
-
-	if (p->enabled != POLICY_YES)
-		return false;
-	if (*e->tied_to && !streq(e->tied_to, p->domain)) {
-		(void)snprintf(ret_reason, GUEST_REASON_BYTES,
-			       "pages of its former domain %s could not be given back: until it is enrolled "
-			       "and unenrolled there again it enters no other",
-			       e->tied_to);
-		return true;
-	}
-	return engine_refuses(e->mgr, g, p, ret_reason) ||
-	       (g->state != GUEST_ENROLLED && exceeds_tree_memory(e->mgr, memory_total_pages(&g->memory), ret_reason));
 }
 
 /* Notes in e->reason why the guest is not to be in; false when nothing keeps it out. */
@@ -116,7 +30,7 @@ static bool is_refused(struct guest *g)
 {
 	struct enrolment *e = g->enrolment;
 	char why[GUEST_REASON_BYTES] = "";
-	bool refused = refuses(g, &e->policy, why);
+	bool refused = enrolment_refuses(g, &e->policy, why);
 
 	if (e->facts && *e->facts->policy_error && e->policy.enabled == POLICY_NO)
 		(void)snprintf(why, sizeof(why), "its libvirt metadata is refused: %.200s",
@@ -126,7 +40,7 @@ static bool is_refused(struct guest *g)
 			       "its policy says enabled=estimate: it is never merged; memsharectl estimate "
 			       "says what sharing would save");
 	if (*why && !streq(why, e->reason) && e->policy.enabled != POLICY_ESTIMATE) {
-		struct log_guest who = log_of(g);
+		struct log_guest who = enrolment_log(g);
 
 		log_full(LOG_WARNING, &who, "is not enrolled: %s", why);
 	}
@@ -176,7 +90,7 @@ static void settle(struct guest *g, int r, const char *reason)
 	done(g, r, reason, userdata);
 }
 
-static void settle_unmerge(struct guest *g, int r, const char *reason)
+void enrolment_settle_unmerge(struct guest *g, int r, const char *reason)
 {
 	struct enrolment *e = g->enrolment;
 	enroll_done_fn *done = e->unmerge_done;
@@ -189,7 +103,7 @@ static void settle_unmerge(struct guest *g, int r, const char *reason)
 static void note_failure(struct guest *g, int r, const char *reason)
 {
 	struct enrolment *e = g->enrolment;
-	struct log_guest who = log_of(g);
+	struct log_guest who = enrolment_log(g);
 	uint64_t wait;
 
 	if (!*reason)
@@ -289,7 +203,7 @@ static void enter(struct guest *g, bool clear)
 		return;
 	}
 	if (clear) {
-		struct log_guest who = log_of(g);
+		struct log_guest who = enrolment_log(g);
 
 		log_full(LOG_INFO, &who, "was enrolled by an earlier daemon and is not to be any more: its "
 			 "pages are given back");
@@ -350,7 +264,7 @@ static void leave(struct guest *g)
 
 static void on_grown(struct guest *g, int r, const char *reason, void *userdata _unused_)
 {
-	struct log_guest who = log_of(g);
+	struct log_guest who = enrolment_log(g);
 
 	if (!g->enrolment || g->state != GUEST_ENROLLED)
 		return;
@@ -366,12 +280,12 @@ static void on_grown(struct guest *g, int r, const char *reason, void *userdata 
 static void grow(struct guest *g)
 {
 	struct enrolment *e = g->enrolment;
-	struct log_guest who = log_of(g);
+	struct log_guest who = enrolment_log(g);
 	int64_t more = grow_pages(g->member);
 	char why[GUEST_REASON_BYTES];
 	int r = (int)MIN(more, (int64_t)0);
 
-	if (more > 0 && exceeds_tree_memory(e->mgr, (uint64_t)more, why)) {
+	if (more > 0 && enrolment_exceeds_memory(e->mgr, (uint64_t)more, why)) {
 		log_full(LOG_WARNING, &who, "its new memory is not taken in: %s", why);
 		more = 0;
 	}
@@ -522,7 +436,7 @@ static void enrolment_free(struct guest *g)
 	if (!e)
 		return;
 	settle(g, -ESRCH, "the process has exited");
-	settle_unmerge(g, -ESRCH, "the process has exited");
+	enrolment_settle_unmerge(g, -ESRCH, "the process has exited");
 	g->enrolment = NULL;
 	(void)sd_event_source_disable_unref(e->timer);
 	libvirt_facts_free(e->facts);
@@ -542,7 +456,7 @@ static void remember(struct guest *g)
 {
 	struct enrolment *e = g->enrolment;
 	struct kept k = { 0 };
-	struct log_guest who = log_of(g);
+	struct log_guest who = enrolment_log(g);
 	int r = kept_load(e->mgr->guests_fd, &g->process, &k);
 
 	policy_init_empty(&e->runtime);
@@ -626,137 +540,4 @@ void enrolment_will_persist(struct guest *g, bool will)
 {
 	if (g->enrolment)
 		g->enrolment->runtime_until_facts = will;
-}
-
-/* --- clients ------------------------------------------------------------------------------------ */
-
-static bool is_moving(const struct guest *g)
-{
-	return g->enrolment->done || g->enrolment->looking || g->state == GUEST_ENTERING ||
-	       g->state == GUEST_LEAVING;
-}
-
-static void start_over(struct enrolment *e, enroll_done_fn *done, void *userdata)
-{
-	e->done = done;
-	e->userdata = userdata;
-	e->failures = 0;
-	e->retry_usec = 0;
-}
-
-/* For this daemon and for later ones. */
-static void set_unmerged(struct guest *g, bool unmerged)
-{
-	struct enrolment *e = g->enrolment;
-	struct log_guest who = log_of(g);
-	int r;
-
-	if (e->unmerged == unmerged)
-		return;
-	e->unmerged = unmerged;
-	r = kept_set_unmerged(e->mgr->guests_fd, &g->process, unmerged);
-	if (r < 0 && r != -ENOENT)
-		log_full(LOG_WARNING, &who, "a later daemon will not know that it is %s: %s",
-			 unmerged ? "unmerged" : "merged again", strerror(-r));
-}
-
-int enrolment_ask(struct guest *g, const struct policy *asked, enroll_done_fn *done, void *userdata,
-		  char ret_reason[GUEST_REASON_BYTES])
-{
-	struct enrolment *e = g->enrolment;
-	struct policy then;
-
-	ret_reason[0] = '\0';
-	if (!e)
-		return -ENOMEM;
-	wish_refuse_engines(g, e->facts);
-	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, asked, &then);
-	/* On its way in just so (after a restart, say): the client may wait for that. */
-	if (!e->done && (e->looking || g->state == GUEST_ENTERING) && policy_equal(&then, &e->policy)) {
-		set_unmerged(g, false);
-		e->before = e->runtime;
-		e->done = done;
-		e->userdata = userdata;
-		return 0;
-	}
-	if (is_moving(g) || e->unmerge_done)
-		return -EBUSY;
-	if (g->state == GUEST_ENROLLED && policy_equal(&then, &e->entered)) {
-		if (!e->unmerged)
-			return -EALREADY;
-		set_unmerged(g, false);
-		unmerge_end(e->mgr, g->member);
-		done(g, 0, "", userdata);
-		return 0;
-	}
-	/* Before anything is changed: a guest that is in stays as it is. */
-	if (refuses(g, &then, ret_reason))
-		return -EPERM;
-	set_unmerged(g, false);
-	if (g->member)
-		unmerge_end(e->mgr, g->member);
-	e->before = e->runtime;
-	e->runtime = *asked;
-	/* Whoever asks has just looked. */
-	e->looked_usec = now_usec();
-	start_over(e, done, userdata);
-	enrolment_review(g);
-	return 0;
-}
-
-static void on_unmerged(struct guest *g, int r, const char *reason, void *userdata _unused_)
-{
-	if (!g->enrolment)
-		return;
-	if (r < 0)
-		set_unmerged(g, false);
-	settle_unmerge(g, r, reason);
-}
-
-int enrolment_unmerge(struct guest *g, enroll_done_fn *done, void *userdata)
-{
-	struct enrolment *e = g->enrolment;
-	int r;
-
-	if (!e || g->state != GUEST_ENROLLED || !g->member || g->member->gone)
-		return -ENOENT;
-	if (is_moving(g) || e->unmerge_done || g->member->unmerge)
-		return -EBUSY;
-	if (e->unmerged && !g->member->unmerge_failed)
-		return -EALREADY;
-	/* Noted first: SIGKILL from here on leaves the rest to the next daemon. */
-	set_unmerged(g, true);
-	e->unmerge_done = done;
-	e->unmerge_userdata = userdata;
-	r = unmerge_start(e->mgr, g->member, on_unmerged, NULL);
-	if (r < 0) {
-		e->unmerge_done = NULL;
-		set_unmerged(g, false);
-	}
-	return r;
-}
-
-int enrolment_release(struct guest *g, enroll_done_fn *done, void *userdata)
-{
-	struct enrolment *e = g->enrolment;
-	char reason[POLICY_REASON_MAX];
-	struct policy then, nothing;
-
-	if (!e)
-		return -ENOENT;
-	if (is_moving(g))
-		return -EBUSY;
-	if (g->state != GUEST_ENROLLED && e->policy.enabled != POLICY_YES && !e->left_behind)
-		return -ENOENT;
-	policy_init_empty(&nothing);
-	wish_resolve(e->mgr->config->policies, e->mgr->config->n_policies, g, e->facts, &nothing, &then);
-	set_unmerged(g, false);
-	e->runtime = nothing;
-	if (then.enabled == POLICY_YES)
-		(void)policy_set(&e->runtime, POLICY_FIELD_ENABLED, "no", POLICY_SOURCE_RUNTIME,
-				 "memsharectl unenroll", reason);
-	e->before = e->runtime;
-	start_over(e, done, userdata);
-	enrolment_review(g);
-	return 0;
 }

@@ -7,7 +7,8 @@
  * the ledger gets the blocks. SIGKILL in between leaves blocks without marks that the next daemon
  * knows of, and enters with the others.
  *
- * While a guest waits for that, no job of the member or of the whole domain begins. Blocks that went or are not what they were are none of this: the guest leaves and enters again.
+ * While a guest waits for that, no job of the member or of the whole domain begins. Blocks that went or
+ * are not what they were are none of this: the guest leaves and enters again.
  *
  * Owned by the loop.
  */
@@ -17,6 +18,6 @@
 
 /* Pages of the blocks that would be taken in; -EXDEV: some went. */
 int64_t grow_pages(const struct member *m);
-/* Takes them in; done is called once, later. After a failure the member is as it was. -EBUSY: a job has the
- * member, or it yields; -ENOMEM, -EAGAIN. */
+/* Takes them in; done is called once, later. After a failure the member is as it was. -EBUSY: a job has
+ * the member, or it yields; -ENOMEM, -EAGAIN. */
 int grow_start(struct manager *mgr, struct member *m, enroll_done_fn *done, void *userdata);

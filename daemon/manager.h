@@ -3,10 +3,12 @@
  * The manager: owns the members and their domains, starts passes and merge rounds, lets guests
  * in and out. Everything on the loop's thread; what waits is done by workers.
  *
- *   manager.c         set-up, the schedule of passes and rounds
+ *   manager.c         set-up
+ *   manager-schedule.c  what is due: passes, rounds, tidying
  *   manager-domain.c  domains, with their stores
  *   enrolment.c       which guests should be in, and what is done about the difference
- *   enroll.c          a guest enters (attach, tracker, ledger) or leaves (un-merge, detach)
+ *   enroll.c          a guest enters (attach, tracker, ledger)
+ *   enroll-leave.c    a guest leaves (un-merge, detach)
  *   grow.c            memory that was plugged into a guest is taken in
  *   unmerge.c         a guest gets its pages back and stays
  *   yield.c           a guest is left alone while QEMU uses userfaultfd itself
@@ -105,7 +107,7 @@ bool manager_is_resting(const struct manager *mgr);
 /* What our own bookkeeping takes: trees, ledger, KSM's metadata. */
 uint64_t manager_overhead_bytes(const struct manager *mgr);
 
-/* --- enroll.c ---------------------------------------------------------------- */
+/* --- enroll.c, enroll-leave.c ------------------------------------------------ */
 
 /* reason says why r < 0, in a sentence. */
 typedef void enroll_done_fn(struct guest *g, int r, const char *reason, void *userdata);
@@ -127,5 +129,7 @@ void enroll_adapt(struct manager *mgr, struct member *m, const struct policy *po
 void enroll_lost(struct manager *mgr, struct member *m);
 /* The trees and the counts forget all pages of the guest, which stays enrolled. */
 void enroll_forget_pages(struct manager *mgr, struct member *m);
+/* The same, and the ledger forgets its blocks. */
+void enroll_drop_blocks(struct manager *mgr, struct member *m);
 /* Called when a member that is gone is not busy any more. */
 void enroll_finish_leaving(struct manager *mgr, struct member *m);

@@ -95,8 +95,8 @@ struct guest_memory {
 
 /*
  * Brings mem up to date: 1 when blocks came, went or changed their backing, 0 when not, -errno as
- * memory_find_blocks() (mem as it was). Notices blocks of MEMORY_RAM_MIN_BYTES and more that come and all that go;
- * set layout to 0 where a smaller one is expected, or when devs changed.
+ * memory_find_blocks() (mem as it was). Notices blocks of MEMORY_RAM_MIN_BYTES and more that come and
+ * all that go; set layout to 0 where a smaller one is expected, or when devs changed.
  */
 int memory_refresh_blocks(const struct process *p, const struct qmp_memdev *devs, size_t n_devs,
 			  struct guest_memory *mem);

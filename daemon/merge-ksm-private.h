@@ -4,6 +4,58 @@
 
 #include "daemon/merge-ksm.h"
 
+struct verified {
+	uint64_t pfn;
+	page_id page;
+};
+
+struct merge_ksm {
+	/* Immutable. */
+	sd_event *event;
+	struct work_pool *pool;
+	struct ledger *ledger;
+	struct ksm *ksm;
+	struct budget *cpu;
+	struct merge_ksm_config config;
+
+	/* The round. */
+	struct domain *domain;
+	struct member **members;
+	size_t n_members;
+	merge_ksm_done_fn *done;
+	void *userdata;
+	struct ksm_job *jobs; /* one a member */
+	size_t n_running;
+	int error;
+	sd_event_source *timer;
+	struct ksm_switch {
+		struct work work; /* must be first */
+		struct merge_ksm *mk;
+		int error;
+	} turn; /* starts or stops ksmd */
+	uint64_t started_usec, ksmd_nsec;
+	uint64_t full_scans, merged, progress_scan;
+	bool paused, converged, cut, progress;
+	struct merge_ksm_stats stats;
+};
+
+/* What a worker does for one member in MARK and VERIFY. */
+struct ksm_job {
+	struct work work; /* must be first */
+	struct merge_ksm *mk;
+	struct member *m;
+	int error;
+	struct ring_advise *advice;
+	uint32_t n_advice;
+	struct run_list {
+		struct page_run *v;
+		size_t n, size;
+	} runs;			  /* what the tracker said of the marked ranges */
+	struct verified *verified; /* frame of every present page in them */
+	size_t n_verified;
+	uint64_t rmap_items;
+};
+
 /* The states of pages that the engine is to merge or has merged. */
 static inline bool merge_ksm_wants(enum page_state s)
 {
@@ -15,3 +67,12 @@ _Static_assert(PAGE_STATE_ZEROS < PAGE_STATE_CANDIDATE && PAGE_STATE_CANDIDATE <
 /* Loop: sets m->marks to what is to be marked, and *ret (the caller's to free) to the advice for the
  * agent that makes it so, which must be given. -ENOMEM. */
 int merge_ksm_plan(const struct ledger *l, struct member *m, struct ring_advise **ret, uint32_t *ret_n);
+
+/* Loop: one job for each member; done is called for each, and may be before this returns. */
+void merge_ksm_submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w), void (*done)(struct work *w));
+/* Loop: common end of a job; true when it was the last one. A guest that died is no error. */
+bool merge_ksm_job_done(struct ksm_job *job);
+/* Loop: the round is over. */
+void merge_ksm_finish_round(struct merge_ksm *mk, int r);
+/* Loop: the round's last phase, once ksmd rests. */
+void merge_ksm_verify(struct merge_ksm *mk);

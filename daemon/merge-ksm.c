@@ -14,62 +14,6 @@
  * takes its checksum, so two must pass without progress before nothing more can come. The first
  * that ends in a round began before it, and may have missed most of what is marked. */
 #define IDLE_SCANS 2U
-/* Passes that a page waits which ksmd did not merge. */
-#define NOT_MERGED_WAIT 4U
-
-struct verified {
-	uint64_t pfn;
-	page_id page;
-};
-
-struct merge_ksm {
-	/* Immutable. */
-	sd_event *event;
-	struct work_pool *pool;
-	struct ledger *ledger;
-	struct ksm *ksm;
-	struct budget *cpu;
-	struct merge_ksm_config config;
-
-	/* The round. */
-	struct domain *domain;
-	struct member **members;
-	size_t n_members;
-	merge_ksm_done_fn *done;
-	void *userdata;
-	struct ksm_job *jobs; /* one a member */
-	size_t n_running;
-	int error;
-	sd_event_source *timer;
-	struct ksm_switch {
-		struct work work; /* must be first */
-		struct merge_ksm *mk;
-		int error;
-	} turn; /* starts or stops ksmd */
-	uint64_t started_usec, ksmd_nsec;
-	uint64_t full_scans, merged, progress_scan;
-	bool paused, converged, cut, progress;
-	struct merge_ksm_stats stats;
-};
-
-/* What a worker does for one member in MARK and VERIFY. */
-struct ksm_job {
-	struct work work; /* must be first */
-	struct merge_ksm *mk;
-	struct member *m;
-	int error;
-	struct ring_advise *advice;
-	uint32_t n_advice;
-	struct run_list {
-		struct page_run *v;
-		size_t n, size;
-	} runs;			  /* what the tracker said of the marked ranges */
-	struct verified *verified; /* frame of every present page in them */
-	size_t n_verified;
-	uint64_t rmap_items;
-};
-
-static void start_verify(struct merge_ksm *mk);
 
 const char *merge_ksm_phase_to_string(enum merge_ksm_phase p)
 {
@@ -136,7 +80,7 @@ void merge_ksm_stats(const struct merge_ksm *mk, struct merge_ksm_stats *ret)
 	*ret = mk->stats;
 }
 
-static void finish_round(struct merge_ksm *mk, int r)
+void merge_ksm_finish_round(struct merge_ksm *mk, int r)
 {
 	struct domain *d = mk->domain;
 
@@ -156,8 +100,8 @@ static void finish_round(struct merge_ksm *mk, int r)
 	mk->n_members = 0;
 }
 
-/* One job for each member; next runs when all are done. */
-static void submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w), void (*done)(struct work *w))
+void merge_ksm_submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w),
+			   void (*done)(struct work *w))
 {
 	mk->error = 0;
 	mk->n_running = mk->n_members;
@@ -174,8 +118,7 @@ static void submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w), void 
 	}
 }
 
-/* Common end of a job; true when it was the last one. A guest that died is no error. */
-static bool job_done(struct ksm_job *job)
+bool merge_ksm_job_done(struct ksm_job *job)
 {
 	struct merge_ksm *mk = job->mk;
 
@@ -253,7 +196,7 @@ static void stop_run(struct work *w)
 
 static void stop_done(struct work *w)
 {
-	start_verify(((struct ksm_switch *)w)->mk);
+	merge_ksm_verify(((struct ksm_switch *)w)->mk);
 }
 
 static void start_run(struct work *w)
@@ -268,7 +211,7 @@ static void start_failed(struct work *w)
 {
 	struct ksm_switch *t = (struct ksm_switch *)w;
 
-	finish_round(t->mk, t->mk->error);
+	merge_ksm_finish_round(t->mk, t->mk->error);
 }
 
 static void start_done(struct work *w)
@@ -290,7 +233,7 @@ static void start_ksmd(struct merge_ksm *mk)
 	int r = ksm_read_counters(mk->ksm, &c);
 
 	if (r < 0) {
-		finish_round(mk, r);
+		merge_ksm_finish_round(mk, r);
 		return;
 	}
 	mk->started_usec = now_usec();
@@ -309,16 +252,16 @@ static void mark_done(struct work *w)
 	struct ksm_job *job = (struct ksm_job *)w;
 	struct merge_ksm *mk = job->mk;
 
-	if (!job_done(job))
+	if (!merge_ksm_job_done(job))
 		return;
 	mk->stats.ranges = 0;
 	for (size_t i = 0; i < mk->n_members; i++)
 		for (size_t b = 0; b < mk->members[i]->n_blocks; b++)
 			mk->stats.ranges += mk->members[i]->marks[b].n;
 	if (mk->error < 0)
-		finish_round(mk, mk->error);
+		merge_ksm_finish_round(mk, mk->error);
 	else if (mk->cut)
-		start_verify(mk);
+		merge_ksm_verify(mk);
 	else
 		start_ksmd(mk);
 }
@@ -376,215 +319,6 @@ static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *us
 		return 0;
 	turn(mk, MERGE_KSM_STOP, stop_run, stop_done);
 	return 0;
-}
-
-/* --- VERIFY ------------------------------------------------------------------- */
-
-static int note_run(const struct page_run *run, void *userdata)
-{
-	struct run_list *l = userdata;
-
-	if (l->n == l->size) {
-		size_t size = l->size ? l->size * 2 : 256;
-		struct page_run *grown = reallocarray(l->v, size, sizeof(*grown));
-
-		if (!grown)
-			return -ENOMEM;
-		l->v = grown;
-		l->size = size;
-	}
-	l->v[l->n++] = *run;
-	return 0;
-}
-
-static int verify_mark(struct ksm_job *job, const struct ledger_block *b, const struct mark *mark)
-{
-	hva start = hva_add_pages(b->start, mark->first);
-	_cleanup_free_ uint64_t *pfns = calloc(mark->n_pages, sizeof(*pfns));
-	int r;
-
-	if (!pfns)
-		return -ENOMEM;
-	/* In this order: a page that is written after collect shows in the next pass; one that was
-	 * written before has a frame of its own. Merging drops write protection, so the tracker's
-	 * word counts only for pages that were not candidates. */
-	r = tracker_collect(job->m->tracker, start, mark->n_pages, note_run, &job->runs);
-	if (r >= 0)
-		r = pagemap_read_pfns(job->m->process, start, mark->n_pages, pfns);
-	for (uint32_t i = 0; r >= 0 && i < mark->n_pages; i++)
-		if (pfns[i])
-			job->verified[job->n_verified++] = (struct verified){
-				pfns[i], PAGE_ID(b->first.n + mark->first + i)
-			};
-	return r;
-}
-
-static void verify_run(struct work *w)
-{
-	struct ksm_job *job = (struct ksm_job *)w;
-	struct member *m = job->m;
-	uint64_t merging, n_pages = 0;
-	int r = 0;
-
-	job->runs.n = 0;
-	job->n_verified = 0;
-	for (size_t i = 0; i < m->n_blocks; i++)
-		for (size_t k = 0; k < m->marks[i].n; k++)
-			n_pages += m->marks[i].v[k].n_pages;
-	job->verified = calloc(MAX(n_pages, UINT64_C(1)), sizeof(*job->verified));
-	if (!job->verified)
-		r = -ENOMEM;
-	for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
-		for (size_t k = 0; k < m->marks[i].n && r >= 0; k++)
-			r = verify_mark(job, m->blocks[i], &m->marks[i].v[k]);
-	if (ksm_process_counts(m->process->proc_fd, &merging, &job->rmap_items) < 0)
-		job->rmap_items = 0;
-	job->error = r;
-}
-
-/* Candidates keep their state: their frames decide. Others were written or went away. */
-static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
-{
-	struct member *m = job->m;
-
-	for (size_t i = 0; i < job->runs.n; i++) {
-		const struct page_run *run = &job->runs.v[i];
-		struct ledger_block *b = NULL;
-
-		for (size_t k = 0; k < m->n_blocks && !b; k++)
-			if (run->start.addr >= m->blocks[k]->start.addr &&
-			    run->start.addr < hva_add_pages(m->blocks[k]->start, m->blocks[k]->n_pages).addr)
-				b = m->blocks[k];
-		if (!b)
-			continue;
-		for (uint64_t n = 0; n < run->n_pages; n++) {
-			page_id page = ledger_id(b, hva_add_pages(run->start, n));
-			enum page_state s = ledger_state(mk->ledger, page);
-
-			/* Where ksmd splits a huge page, the kernel (6.12) frees its pages of zeros
-			 * at once: it maps the zero page in their place. */
-			if (run->bits & PAGE_ZERO && s == PAGE_STATE_ZEROS)
-				domain_made_hole(m->domain, b, page);
-			else if ((!(run->bits & PAGE_PRESENT) || run->bits & PAGE_ZERO) &&
-				 s != PAGE_STATE_HOLE)
-				domain_forget_absent(m->domain, b, page);
-			else if (!merge_ksm_wants(s) && run->bits & PAGE_WRITTEN)
-				domain_forget_young(m->domain, b, page, NOT_MERGED_WAIT);
-		}
-	}
-}
-
-static int compare_pfns(const void *a, const void *b)
-{
-	const struct verified *x = a, *y = b;
-
-	return x->pfn < y->pfn ? -1 : x->pfn > y->pfn;
-}
-
-/* A page whose frame no other page of the domain has is not shared. */
-static void apply_alone(struct merge_ksm *mk, struct ledger_block *b, page_id page)
-{
-	enum page_state s = ledger_state(mk->ledger, page);
-
-	if (s == PAGE_STATE_SHARED)
-		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
-	else if (mk->converged && (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS)) {
-		mk->stats.missed_pages++;
-		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
-	}
-}
-
-static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id page)
-{
-	enum page_state s = ledger_state(mk->ledger, page);
-
-	b->member->shared_pages++;
-	mk->stats.gained_pages += s != PAGE_STATE_SHARED;
-	if (s == PAGE_STATE_CANDIDATE)
-		domain_merged(b->member->domain, b, page, RECORD_ID(ledger_word(mk->ledger, page)));
-	else if (s != PAGE_STATE_SHARED)
-		domain_merged(b->member->domain, b, page, RECORD_ID(UINT32_MAX));
-}
-
-static void apply_frames(struct merge_ksm *mk, struct verified *v, size_t n)
-{
-	qsort(v, n, sizeof(*v), compare_pfns);
-	mk->stats.shared_pages = 0;
-	mk->stats.sharers_pages = 0;
-	mk->stats.gained_pages = 0;
-	mk->stats.missed_pages = 0;
-	for (size_t i = 0, end; i < n; i = end) {
-		for (end = i + 1; end < n && v[end].pfn == v[i].pfn; end++)
-			;
-		for (size_t k = i; k < end; k++) {
-			struct ledger_block *b = ledger_find(mk->ledger, v[k].page);
-
-			if (end - i >= 2)
-				apply_shared(mk, b, v[k].page);
-			else
-				apply_alone(mk, b, v[k].page);
-		}
-		if (end - i >= 2) {
-			mk->stats.shared_pages++;
-			mk->stats.sharers_pages += end - i;
-		}
-	}
-}
-
-/* The kernel's zero page is no frame of the guest's, however many pages map it. */
-static bool has_frame(const struct merge_ksm *mk, page_id page)
-{
-	enum page_state s = ledger_state(mk->ledger, page);
-
-	return s != PAGE_STATE_ABSENT && s != PAGE_STATE_HOLE;
-}
-
-static void verify_done(struct work *w)
-{
-	struct ksm_job *job = (struct ksm_job *)w;
-	struct merge_ksm *mk = job->mk;
-	_cleanup_free_ struct verified *all = NULL;
-	size_t n = 0, at = 0;
-
-	if (!job_done(job))
-		return;
-	mk->stats.rmap_items = 0;
-	for (size_t i = 0; i < mk->n_members; i++) {
-		mk->members[i]->shared_pages = 0;
-		if (!mk->members[i]->gone && mk->jobs[i].error == 0)
-			n += mk->jobs[i].n_verified;
-	}
-	all = calloc(MAX(n, (size_t)1), sizeof(*all));
-	if (!all) {
-		finish_round(mk, -ENOMEM);
-		return;
-	}
-	for (size_t i = 0; i < mk->n_members; i++) {
-		job = &mk->jobs[i];
-		if (job->m->gone || job->error < 0)
-			continue;
-		apply_runs(mk, job);
-		for (size_t k = 0; k < job->n_verified; k++)
-			if (has_frame(mk, job->verified[k].page))
-				all[at++] = job->verified[k];
-		mk->stats.rmap_items += job->rmap_items;
-	}
-	apply_frames(mk, all, at);
-	mk->stats.incomplete = !mk->converged;
-	mk->stats.rounds++;
-	log_debug("domain %s: a round of %llu s%s: %llu pages merged, %llu not", mk->domain->name,
-		  (unsigned long long)((now_usec() - mk->started_usec) / USEC_PER_SEC),
-		  mk->cut	    ? ", cut short"
-		  : mk->converged ? ""
-				  : ", out of time",
-		  (unsigned long long)mk->stats.gained_pages, (unsigned long long)mk->stats.missed_pages);
-	finish_round(mk, mk->error);
-}
-
-static void start_verify(struct merge_ksm *mk)
-{
-	mk->stats.phase = MERGE_KSM_VERIFY;
-	submit_jobs(mk, verify_run, verify_done);
 }
 
 /* --- a round -------------------------------------------------------------------- */
@@ -659,8 +393,8 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	mk->cut = false;
 	mk->stats.phase = candidates ? MERGE_KSM_MARK : MERGE_KSM_VERIFY;
 	if (candidates)
-		submit_jobs(mk, mark_run, mark_done);
+		merge_ksm_submit_jobs(mk, mark_run, mark_done);
 	else
-		start_verify(mk);
+		merge_ksm_verify(mk);
 	return 0;
 }

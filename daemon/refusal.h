@@ -25,7 +25,8 @@
 
 #define REFUSAL_BYTES 192
 
-/* Of engine remap, or zero, which is refused less. 0 when nothing speaks against it; -EPERM and the reason, with what would change it. */
+/* Of engine remap, or zero, which is refused less. 0 when nothing speaks against it; -EPERM and the
+ * reason, with what would change it. */
 int refusal_of_remap(const struct process *p, enum policy_engine engine, char ret_reason[REFUSAL_BYTES]);
 
 /* Does the process do direct I/O, or might it (O_DIRECT descriptors, io_uring)? Then pages may be

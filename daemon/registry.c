@@ -234,8 +234,8 @@ static bool is_same_memory(const struct guest_memory *a, const struct guest_memo
 	return true;
 }
 
-/* What a look saw. The state follows only where no worker of the guest's is under way. True when it looks different than
- * before. */
+/* What a look saw. The state follows only where no worker of the guest's is under way. True when it
+ * looks different than before. */
 static bool note_found(struct guest *g, const struct found *f)
 {
 	bool moved = f->memory_error >= 0 && !is_same_memory(&g->memory, &f->memory);

@@ -111,8 +111,8 @@ static const char *reason_of(const struct guest *g)
 json_t *report_guest(const struct manager *mgr, const struct guest *g)
 {
 	const struct enrolment *e = g->enrolment;
-	json_t *o = json_pack("{s:i, s:s*, s:s*, s:s, s:s*, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:s*, s:s*}", "pid",
-			      (int)g->process.pid, "name", or_null(g->name), "uuid", or_null(g->uuid),
+	json_t *o = json_pack("{s:i, s:s*, s:s*, s:s, s:s*, s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:s*, "
+			      "s:s*}", "pid", (int)g->process.pid, "name", or_null(g->name), "uuid", or_null(g->uuid),
 			      "state", guest_state_to_string(g->state), "reason", or_null(reason_of(g)),
 			      "source", guest_source_to_string(g->source), "ram_bytes",
 			      INT(memory_total_pages(&g->memory) * PAGE_BYTES), "present_bytes", 0,

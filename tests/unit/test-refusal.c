@@ -21,7 +21,8 @@ static void descriptors(void **state _unused_)
 static void arguments(void **state _unused_)
 {
 	assert_non_null(refusal_of_argument("virtio-balloon-pci,id=b,free-page-reporting=on", POLICY_ENGINE_REMAP));
-	assert_non_null(refusal_of_argument("{\"driver\":\"virtio-balloon-pci\",\"free-page-reporting\":true}", POLICY_ENGINE_REMAP));
+	assert_non_null(refusal_of_argument("{\"driver\":\"virtio-balloon-pci\",\"free-page-reporting\":true}",
+					    POLICY_ENGINE_REMAP));
 	assert_non_null(refusal_of_argument("virtio-mem-pci,id=m,memdev=x", POLICY_ENGINE_REMAP));
 	assert_non_null(refusal_of_argument("sev-guest,id=s", POLICY_ENGINE_REMAP));
 	assert_non_null(refusal_of_argument("sev-snp-guest,id=s", POLICY_ENGINE_REMAP));
