@@ -247,7 +247,8 @@ static void in_a_container(void **state _unused_)
 	discover_proc_free(d);
 }
 
-/* Scans while processes come, execute and go at any moment. */
+/* Scans while processes come, execute and go at any moment. One that has just executed, and does not
+ * live long, may be found. */
 static void storm(void **state _unused_)
 {
 	struct discover_proc *d;
@@ -264,7 +265,7 @@ static void storm(void **state _unused_)
 			_exit(1);
 		}
 		for (unsigned k = 0; k <= i % 4; k++)
-			assert_int_equal(scan(d, &f), 0);
+			assert_in_range(scan(d, &f), 0, 1);
 		assert_int_equal(waitpid(pid, NULL, 0), pid);
 	}
 	discover_proc_free(d);
