@@ -41,18 +41,21 @@ unsigned member_step_passes(const struct member_policy *p, uint64_t interval_use
 {
 	uint64_t longest = wait_passes(MAX(p->min_age_usec, p->cow_backoff_usec), interval_usec);
 
-	/* See below: the last step may come too soon, so there is one more. */
-	return longest <= LEDGER_WAIT_MAX
-		       ? 1
-		       : (unsigned)MIN(DIV_ROUND_UP(longest - 1, LEDGER_WAIT_MAX - 1), (uint64_t)UINT32_MAX);
+	if (longest <= LEDGER_WAIT_MAX)
+		return 1;
+	/* See below: the first long step may come too soon, so there is one more. */
+	return (unsigned)MIN(DIV_ROUND_UP(longest - MEMBER_WAIT_FINE - 1,
+					  (uint64_t)(LEDGER_WAIT_MAX - MEMBER_WAIT_FINE - 1)),
+			     (uint64_t)UINT32_MAX);
 }
 
 unsigned member_wait_steps(uint64_t usec, uint64_t interval_usec, unsigned step_passes)
 {
-	uint64_t passes = wait_passes(usec, interval_usec);
+	uint64_t passes = wait_passes(usec, interval_usec), steps;
 
-	if (passes == 0)
-		return 0;
+	if (passes <= MEMBER_WAIT_FINE)
+		return (unsigned)passes;
 	/* The first step may be the very next pass. */
-	return (unsigned)MIN(DIV_ROUND_UP(passes - 1, (uint64_t)step_passes) + 1, (uint64_t)LEDGER_WAIT_MAX);
+	steps = DIV_ROUND_UP(passes - MEMBER_WAIT_FINE - 1, (uint64_t)step_passes) + 1;
+	return (unsigned)MIN(MEMBER_WAIT_FINE + steps, (uint64_t)LEDGER_WAIT_MAX);
 }

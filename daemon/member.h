@@ -133,9 +133,11 @@ void member_unref(struct member *m);
 struct log_guest member_log(const struct member *m);
 /*
  * How long a page must have been unchanged is counted by the passes that found it so, in the few
- * steps that the ledger has room for. A step is one pass, or, where the policy's longest wait is
- * longer than that allows, some: one in so many counts.
+ * steps that the ledger has room for. The last MEMBER_WAIT_FINE steps are one pass each, so that
+ * short waits are exact; those before them are longer where the policy's longest wait needs it: then
+ * only one pass in so many counts.
  */
+#define MEMBER_WAIT_FINE 15U
 unsigned member_step_passes(const struct member_policy *p, uint64_t interval_usec);
 /* Steps until a page has been unchanged for usec at least, with passes every interval; 0 for 0. */
 unsigned member_wait_steps(uint64_t usec, uint64_t interval_usec, unsigned step_passes);

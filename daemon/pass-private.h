@@ -30,7 +30,7 @@ struct pass {
 	void *userdata;
 	uint64_t started_usec;
 	unsigned step_passes; /* member_step_passes() */
-	bool steps; /* this pass counts for pages that wait */
+	bool steps; /* this pass counts for pages that wait long */
 	void (*next)(struct pass *p); /* what to do once the budget allows */
 	sd_event_source *timer;
 

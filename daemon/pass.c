@@ -199,7 +199,7 @@ static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
 		break;
 	case PAGE_STATE_YOUNG:
 		wait = ledger_wait(p->env->ledger, page);
-		if (wait > 0 && !p->steps)
+		if (wait > MEMBER_WAIT_FINE && !p->steps)
 			break;
 		if (wait <= 1)
 			want_read(p, i);
@@ -307,7 +307,7 @@ static bool rehash_ripe(struct pass *p, struct ledger_block *b, page_id page, ui
 	unsigned wait = ledger_wait(l, page);
 
 	if (s == PAGE_STATE_YOUNG && same) {
-		if (wait > 0 && !p->steps)
+		if (wait > MEMBER_WAIT_FINE && !p->steps)
 			return false;
 		if (wait <= 1)
 			return true;

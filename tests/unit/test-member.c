@@ -7,8 +7,10 @@
 /* Passes from the one that found a page written to the one that finds it ripe, as pass.c counts. */
 static uint64_t passes_until_ripe(uint64_t written, unsigned wait, unsigned step)
 {
-	/* Passes with a number that step divides count; at the last of so many it is ripe. */
-	return (written / step + wait) * step - written;
+	unsigned fine = MIN(wait, MEMBER_WAIT_FINE);
+
+	/* Of the long steps passes with a number that step divides count. */
+	return (wait > fine ? (written / step + wait - fine) * step - written : 0) + fine;
 }
 
 static void a_page_waits_as_long_as_the_policy_says(void **state _unused_)
@@ -29,13 +31,16 @@ static void a_page_waits_as_long_as_the_policy_says(void **state _unused_)
 				uint64_t longest = DIV_ROUND_UP(MAX(times[a], times[b]), intervals[i]);
 
 				assert_in_range(wait, 1, LEDGER_WAIT_MAX);
-				/* Fine enough: a thirtieth of the longer one. */
-				assert_true(step == 1 || step <= longest / (LEDGER_WAIT_MAX - 1) + 1);
+				/* Fine enough: a fifteenth of the longer one. */
+				assert_true(step == 1 ||
+					    step <= longest / (LEDGER_WAIT_MAX - MEMBER_WAIT_FINE - 1) + 1);
 				for (uint64_t phase = 0; phase < MIN(step, 50U); phase++) {
 					uint64_t n = passes_until_ripe(phase, wait, step);
 
 					assert_true(n * intervals[i] >= times[a]);
 					assert_true(n <= DIV_ROUND_UP(times[a], intervals[i]) + 2 * step);
+					if (times[a] <= MEMBER_WAIT_FINE * intervals[i])
+						assert_int_equal(n, DIV_ROUND_UP(times[a], intervals[i]));
 				}
 			}
 }
