@@ -4,6 +4,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "daemon/numa.h"
 
 struct grow {
 	struct work work; /* must be first */
@@ -11,6 +12,7 @@ struct grow {
 	struct member *m; /* a reference */
 	struct ram_block blocks[RAM_BLOCKS_MAX];
 	size_t n_blocks;
+	struct numa_range policies[RAM_BLOCKS_MAX]; /* of the blocks */
 	int error;
 	enroll_done_fn *done;
 	void *userdata;
@@ -60,6 +62,17 @@ int64_t grow_pages(const struct member *m)
 
 /* --- the worker ---------------------------------------------------------------------------- */
 
+/* As when a guest enters: engine remap must be able to put them back. */
+static int find_policies(struct grow *g)
+{
+	int r;
+
+	for (size_t i = 0; i < g->n_blocks; i++)
+		g->policies[i] = (struct numa_range){ g->blocks[i].start, g->blocks[i].n_pages, 0 };
+	r = numa_read(g->m->process->proc_fd, g->policies, g->n_blocks);
+	return g->m->policy.engine == POLICY_ENGINE_REMAP ? r : 0;
+}
+
 static int arm_all(struct grow *g)
 {
 	for (size_t i = 0; i < g->n_blocks; i++) {
@@ -82,6 +95,7 @@ static void grow_run(struct work *w)
 	struct grow *g = (struct grow *)w;
 	struct range_set ram = { 0 };
 
+	g->error = find_policies(g);
 	for (size_t i = 0; i < g->n_blocks && g->error >= 0; i++)
 		g->error = range_set_add(&ram, g->blocks[i].start.addr,
 					 hva_add_pages(g->blocks[i].start, g->blocks[i].n_pages).addr);
@@ -111,7 +125,8 @@ static int admit(struct grow *g)
 				ledger_remove_block(g->mgr->ledger, m->blocks[--m->n_blocks]);
 			return r;
 		}
-		m->blocks[m->n_blocks++]->vm_flags = g->blocks[i].flags;
+		m->blocks[m->n_blocks]->vm_flags = g->blocks[i].flags;
+		m->blocks[m->n_blocks++]->policy = g->policies[i].policy;
 	}
 	return 0;
 }

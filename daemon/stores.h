@@ -14,8 +14,8 @@
  * What comes from either is not believed. It must be a sealed memfd of root's, unlinked, mode 0400,
  * with the domain's label in its name (store.h), and the very file that the earlier daemon noted
  * when it made it: STATE/stores/store-LABEL has the domain's name, the boot, the device, the inode and
- * the time of birth in nanoseconds. So not even a QEMU that runs as root can pass off a file of its own as a
- * store. What is in it is not believed either: see adopt.h.
+ * the time of birth in nanoseconds. So not even a QEMU that runs as root can pass off a file of its
+ * own as a store. What is in it is not believed either: see adopt.h.
  *
  * SIGKILL before the note is written: no guest has the store yet, it is gone with us. Before systemd
  * has it: it is found in guests. After stores_drop() has begun: nobody needs it any more, and what

@@ -15,9 +15,9 @@
  * into which a device is still writing (O_DIRECT) loses what arrives later. UFFDIO_MOVE would
  * say EBUSY, but not here. Therefore:
  *
- *   prepare  A new anonymous mapping elsewhere ("fresh"), its advice and policy set, its pages filled with a
- *            first copy (so that none need be allocated later). Spare mappings are made and
- *            given back, so that max_map_count cannot stop us half way.
+ *   prepare  A new anonymous mapping elsewhere ("fresh"), its advice and policy set, its pages
+ *            filled with a first copy (so that none need be allocated later). Spare mappings are
+ *            made and given back, so that max_map_count cannot stop us half way.
  *   freeze   The range is registered MISSING and MINOR: MISSING catches accesses to what is not
  *            in the page table and has no slot, MINOR those that would find the slot's page.
  *            Present pages are still used by the guest.

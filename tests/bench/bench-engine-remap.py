@@ -101,11 +101,7 @@ def churn():
 
 
 def main():
-    cases = {"converge": converge, "waits": waits, "churn": churn}
-    with harness.Host() as host, contenders.many_mappings():
-        host.ksm()
-        for name in sys.argv[1:] or cases:
-            cases[name]()
+    contenders.run({"converge": converge, "waits": waits, "churn": churn})
     if not sys.argv[1:]:
         subprocess.run([harness.BUILD + "/tests/bench/bench-remap"], check=True)
 

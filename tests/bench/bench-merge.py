@@ -35,6 +35,7 @@ def scan_speed(host):
 
 def main():
     cases = sys.argv[1:] or ["50:16", "10:16", "50:1", "real"]
+    contenders.tap.signals_unwind()
     with harness.Host() as host:
         host.ksm()
         print("%-8s %-10s %8s %8s %10s %12s %14s" % ("case", "who", "cpu s", "wall s", "sharing",

@@ -13,7 +13,6 @@ remap, and those that KSM's marks cut memory into. A pass of ksmd is a full scan
 """
 import os
 import statistics
-import sys
 import time
 
 import contenders
@@ -179,13 +178,5 @@ def guest():
         daemon.stop()
 
 
-def main():
-    cases = {"idle": idle, "twin": twin, "guest": guest}
-    with harness.Host() as host, contenders.many_mappings():
-        host.ksm()
-        for name in sys.argv[1:] or cases:
-            cases[name]()
-
-
 if __name__ == "__main__":
-    main()
+    contenders.run({"idle": idle, "twin": twin, "guest": guest})

@@ -25,6 +25,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../integration"))
 import harness  # noqa: E402
 import ksm as ksm_module  # noqa: E402
+import tap  # noqa: E402
 
 PAGE = 4096
 GUESTS = int(os.environ.get("BENCH_GUESTS", "4"))
@@ -69,6 +70,15 @@ def many_mappings():
     finally:
         with open(MAPS, "w", encoding="ascii") as file:
             file.write(before)
+
+
+def run(cases):
+    """Those named on the command line, or all. The host is as before then, also when a signal ends us."""
+    tap.signals_unwind()
+    with harness.Host() as host, many_mappings():
+        host.ksm()
+        for name in sys.argv[1:] or cases:
+            cases[name]()
 
 
 class Synthetic:

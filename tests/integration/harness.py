@@ -116,6 +116,13 @@ class Client:
                         return replies if more else replies[-1]
         raise RuntimeError("memshared closed its socket during " + method)
 
+    def totals(self):
+        return self.call("Status")["totals"]
+
+    def guest(self, guest):
+        """What the daemon says of a guest; {} when it does not know it."""
+        return next((g for g in self.call("Guests")["guests"] if g["pid"] == guest.pid), {})
+
 
 class Daemon(Client):
     """A running memshared with a configuration and a socket of its own."""

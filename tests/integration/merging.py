@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the tests of engine ksm have in common: a daemon that works hard, and how to tell that it
+"""What the tests of merging have in common: a daemon that works hard, and how to tell that it
 has done so, or that a guest is as QEMU had it.
 """
 import collections
@@ -21,7 +21,7 @@ Pressure=always
 %(daemon)s
 
 [Ksm]
-Domain=test
+Domain=%(ksm_domain)s
 AllowForeign=%(foreign)s
 # Few wake-ups of ksmd, whose low priority makes each of them wait where tests run side by side.
 PagesToScan=10000
@@ -30,7 +30,7 @@ PagesToScan=10000
 [Policy "all"]
 match-name=*
 domain=test
-engine=ksm
+engine=%(engine)s
 min-age=1s
 thp=split:1
 %(policy)s
@@ -42,7 +42,8 @@ def state_directory(host):
     return os.path.join(host.directory, "state")
 
 
-def start(host, foreign="yes", daemon="", ksm="", policy="", fault=None, state=None, environment=None):
+def start(host, foreign="yes", daemon="", ksm="", policy="", fault=None, state=None, environment=None,
+          engine="ksm"):
     """A daemon for domain "test". fault: see common/fault.h.
 
     foreign: by default guests of other tests, which may run at the same time, are no hindrance;
@@ -54,27 +55,31 @@ def start(host, foreign="yes", daemon="", ksm="", policy="", fault=None, state=N
     if fault:
         environment["MEMSHARED_FAULT"] = fault
     return host.daemon(CONFIG % {"state": state or state_directory(host), "foreign": foreign,
-                                 "daemon": daemon, "ksm": ksm, "policy": policy},
+                                 "daemon": daemon, "ksm": ksm, "policy": policy, "engine": engine,
+                                 "ksm_domain": DOMAIN if engine == "ksm" else ""},
                        environment=environment)
-
-
-def totals(daemon):
-    return daemon.call("Status")["totals"]
-
-
-def guest_status(daemon, guest):
-    """What the daemon says of a guest; None when it does not know it."""
-    for status in daemon.call("Guests")["guests"]:
-        if status["pid"] == guest.pid:
-            return status
-    return None
 
 
 def wait_enrolled(host, daemon, guests):
     """Waits until the daemon has let these guests in, by itself or as it was told."""
     for g in guests:
-        host.wait(lambda g=g: (guest_status(daemon, g) or {}).get("state") == "enrolled",
+        host.wait(lambda g=g: daemon.guest(g).get("state") == "enrolled",
                   30, "guest %s is enrolled" % g.name)
+
+
+def shares(host, daemon, *guests, least=3000):
+    """Waits until each of the guests maps that many shared pages; the fewest."""
+    def now():
+        return min(daemon.guest(g).get("shared_pages", 0) for g in guests)
+    host.wait(lambda: now() >= least, 120, "%d pages of each guest are shared" % least)
+    return now()
+
+
+def passes(host, daemon, guest, count=3):
+    """Waits for so many passes that began after this call."""
+    goal = daemon.guest(guest)["passes"] + count + 1
+    host.wait(lambda: daemon.guest(guest)["passes"] >= goal, 120,
+              "%d passes over guest %s" % (count, guest.name))
 
 
 def settled(host, daemon, least=1000, timeout=90):
@@ -114,7 +119,7 @@ def alone(host, guests):
 def merged(host, daemon, least=4000, timeout=90):
     """Waits until so many pages were verified to be merged. Other rounds may follow."""
     def enough():
-        return totals(daemon)["sharing_pages"] >= least
+        return daemon.totals()["sharing_pages"] >= least
     try:
         host.wait(enough, timeout, "%d pages are merged" % least)
     except AssertionError as error:

@@ -6,7 +6,6 @@ import signal
 import time
 
 import harness
-import tap
 
 NOBODY = 65534
 # Every class of page, those that direct I/O brings in included (verify.c).
@@ -61,35 +60,23 @@ def boot(host, names, **options):
     return guests
 
 
-def totals(daemon):
-    return daemon.call("Status")["totals"]
-
-
-def status(daemon, guest):
-    """What the daemon says of a guest; {} when it does not know it."""
-    for g in daemon.call("Guests")["guests"]:
-        if g["pid"] == guest.pid:
-            return g
-    return {}
-
-
 def enrolled(host, daemon, guests):
     """Until these are in; a daemon takes in by itself what an earlier one had."""
     for g in guests:
         def is_in(g=g):
-            if status(daemon, g).get("state") == "ready":
+            if daemon.guest(g).get("state") == "ready":
                 with contextlib.suppress(harness.CallError):
                     daemon.call("Enroll", pid=g.pid)
-            return status(daemon, g).get("state") == "enrolled"
+            return daemon.guest(g).get("state") == "enrolled"
         try:
             host.wait(is_in, 60, "guest %s is enrolled" % g.name)
         except AssertionError as error:
-            raise AssertionError("%s; status %s" % (error, status(daemon, g))) from error
+            raise AssertionError("%s; status %s" % (error, daemon.guest(g))) from error
 
 
 def merged(host, daemon, least=1000, timeout=90):
     """Until so many frames are saved."""
-    host.wait(lambda: totals(daemon)["sharing_pages"] >= least, timeout,
+    host.wait(lambda: daemon.totals()["sharing_pages"] >= least, timeout,
               "%d pages share" % least)
 
 

@@ -47,12 +47,12 @@ def settled(host, daemon, least):
     last = [-1, 0]
 
     def rests():
-        now = merging.totals(daemon)["sharing_pages"]
+        now = daemon.totals()["sharing_pages"]
         passes = min((g.get("passes", 0) for g in daemon.call("Guests")["guests"]
                       if g["state"] == "enrolled"), default=0)
         if now > last[0] + 16 or now < least:
             last[:] = [now, passes]
-        return passes >= last[1] + 3 and merging.totals(daemon)
+        return passes >= last[1] + 3 and daemon.totals()
     return host.wait(rests, 120, "%d pages are shared" % least)
 
 
@@ -120,7 +120,7 @@ def killed(host):
         g.check()
     daemon = start(host)
     merging.wait_enrolled(host, daemon, [one, two])
-    host.wait(lambda: merging.totals(daemon)["sharing_pages"] > before["sharing_pages"] * 0.9, 30,
+    host.wait(lambda: daemon.totals()["sharing_pages"] > before["sharing_pages"] * 0.9, 30,
               "it counts what they share")
     after = settled(host, daemon, 3000)
     harness.note("before %s, after %s" % (before, after))
@@ -174,7 +174,7 @@ def points(host):
     merging.wait_enrolled(host, daemon, guests)
     settled(host, daemon, 2000)
     # Whatever dead daemons had put there is known again or freed.
-    host.wait(lambda: merging.totals(daemon)["shared_pages"] <= store_pages(guests)[0] * 1.02, 60,
+    host.wait(lambda: daemon.totals()["shared_pages"] <= store_pages(guests)[0] * 1.02, 60,
               "all slots are accounted for")
     for g in guests:
         daemon.call("Unenroll", pid=g.pid)
@@ -197,8 +197,8 @@ def moved(host):
     daemon = start(host, fault="giveback-memory:ENOMEM")
     merging.wait_enrolled(host, daemon, guests)
     host.wait(lambda: "cannot be given back yet" in
-              merging.guest_status(daemon, guests[0]).get("reason", ""), 30, "it waits for memory")
-    status = merging.guest_status(daemon, guests[0])
+              daemon.guest(guests[0]).get("reason", ""), 30, "it waits for memory")
+    status = daemon.guest(guests[0])
     assert status["domain"] == "second" and status["passes"] == 0 and "MiB" in status["reason"], status
     assert set(stores(guests[0])) == {inode}
     for g in guests:
@@ -207,7 +207,7 @@ def moved(host):
     daemon = start(host)
     merging.wait_enrolled(host, daemon, guests)
     host.wait(lambda: inode not in stores(guests[0]), 60, "it has its pages back")
-    host.wait(lambda: not merging.guest_status(daemon, guests[0]).get("reason"), 60, "it goes on")
+    host.wait(lambda: not daemon.guest(guests[0]).get("reason"), 60, "it goes on")
     settled(host, daemon, 1000)
     assert not pairs(host, guests), pairs(host, guests)
     for g in guests:
@@ -219,7 +219,7 @@ def moved(host):
     daemon = start(host)
     host.wait(lambda: not merging.kept(host), 60, "they have left")
     for g in guests:
-        assert merging.guest_status(daemon, g)["state"] == "ready", merging.guest_status(daemon, g)
+        assert daemon.guest(g)["state"] == "ready", daemon.guest(g)
     nothing_left(host, guests)
 
 

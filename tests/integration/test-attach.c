@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Planting an agent in a fake guest, using it, and taking it out without a trace. */
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
@@ -10,9 +11,11 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "common/io.h"
+#include "daemon/agent-private.h"
 #include "tests/integration/attach-fixture.h"
 
 #define ATTACHES 200
@@ -246,6 +249,51 @@ static void descriptors(void **state _unused_)
 	detach(a);
 	assert_unchanged(guest.pid, before);
 	(void)close(fd);
+}
+
+/* What is compared and what is mapped must be one file. */
+static void another_store(void **state _unused_)
+{
+	_cleanup_free_ char *with = NULL, *without = NULL;
+	struct agent_link *a;
+	int fds[2];
+
+	fake_guest_start(&guest, "--idle", NULL);
+	a = attach();
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = memfd_create("another-store", MFD_CLOEXEC);
+		assert_true(fds[i] >= 0 && ftruncate(fds[i], PAGE_BYTES) == 0);
+	}
+	assert_int_equal(agent_send_fd(a, RING_FD_STORE, fds[0]), 0);
+	assert_int_equal(agent_call(a, RING_MAP_STORE, 0, PAGE_BYTES, NULL, 0), 0);
+	with = process_snapshot(guest.pid);
+	assert_non_null(strstr(with, "another-store (deleted) "));
+	assert_int_equal(agent_send_fd(a, RING_FD_STORE, fds[1]), 0);
+	without = process_snapshot(guest.pid);
+	print_message("# %zu and %zu bytes\n", strlen(with), strlen(without));
+	assert_true(strlen(without) < strlen(with));
+	detach(a);
+	(void)close(fds[0]);
+	(void)close(fds[1]);
+}
+
+/* Another daemon's, or QEMU's: they would have stale batches carried out for hours. */
+static void impossible_numbers(void **state _unused_)
+{
+	struct agent_link *a;
+	uint32_t right;
+
+	fake_guest_start(&guest, "--idle", NULL);
+	a = attach();
+	right = a->ring->published;
+	__atomic_store_n(&a->ring->published, right + RING_BATCHES + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&a->ring->published, right - 1, __ATOMIC_RELEASE);
+	(void)syscall(SYS_futex, &a->ring->published, FUTEX_WAKE, 1, NULL, NULL, 0);
+	(void)poll(NULL, 0, 50);
+	assert_int_equal(__atomic_load_n(&a->ring->done, __ATOMIC_ACQUIRE), right);
+	assert_int_equal(agent_ping(a), 0);
+	detach(a);
+	assert_unharmed();
 }
 
 static void adopted(void **state _unused_)
@@ -503,6 +551,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(leaves_nothing), TEST(agent_is_quiet), TEST(busy_guest),	TEST(unprivileged),
 		TEST(advises),	      TEST(userfaultfd),    TEST(descriptors),	TEST(adopted),
+		TEST(another_store),  TEST(impossible_numbers),
 		TEST(hostile_rings),
 		TEST(traced),	      TEST(stopped),	    TEST(not_expected), TEST(dead),
 		TEST(never_sleeps),   TEST(of_32_bits),

@@ -8,39 +8,15 @@ Migration and snapshots in the background have a test of their own, as has all t
 import os
 
 import harness
+import merging
 import tap
 
-CONFIG = """\
-[Daemon]
-StateDirectory=%s/state
-CpuBudget=100%%
-PassInterval=1s
-Pressure=always
-%s
-
-[Ksm]
-Domain=%s
-AllowForeign=yes
-PagesToScan=10000
-
-[Policy "all"]
-match-name=*
-domain=test
-engine=%s
-min-age=1s
-thp=split:1
-cow-backoff=1s
-"""
 # Above the 32 MiB that are checked: room for as much again, and for the guest's kernel.
 MEMORY = 176
 
 
 def serve(host, engine="remap", more=""):
-    return host.daemon(CONFIG % (host.directory, more, "test" if engine == "ksm" else "", engine))
-
-
-def status(daemon, guest):
-    return next((g for g in daemon.call("Guests")["guests"] if g["pid"] == guest.pid), {})
+    return merging.start(host, engine=engine, daemon=more, policy="cow-backoff=1s")
 
 
 def pair(host, daemon, **options):
@@ -49,22 +25,7 @@ def pair(host, daemon, **options):
     for g in guests:
         g.ready()
         daemon.call("Enroll", pid=g.pid)
-    return [*guests, shares(host, daemon, *guests)]
-
-
-def shares(host, daemon, *guests, least=3000):
-    """Waits until each of the guests maps that many shared pages; the fewest."""
-    def now():
-        return min(status(daemon, g).get("shared_pages", 0) for g in guests)
-    host.wait(lambda: now() >= least, 120, "%d pages of each guest are shared" % least)
-    return now()
-
-
-def passes(host, daemon, guest, count):
-    """Waits for so many passes that began after this call."""
-    goal = status(daemon, guest)["passes"] + count + 1
-    host.wait(lambda: status(daemon, guest)["passes"] >= goal, 120,
-              "%d passes over guest %s" % (count, guest.name))
+    return [*guests, merging.shares(host, daemon, *guests)]
 
 
 def check(*guests):
@@ -97,7 +58,7 @@ def states(host):
     one.qmp.call("stop")
     for g in (one, two):
         daemon.call("Enroll", pid=g.pid)
-    before = shares(host, daemon, one, two)
+    before = merging.shares(host, daemon, one, two)
     one.qmp.call("cont")
     check(one, two)
 
@@ -107,7 +68,7 @@ def states(host):
     monitor("savevm then")
     one.scramble(100, runs=True)
     two.rewrite(50, runs=True)
-    passes(host, daemon, one, 2)
+    merging.passes(host, daemon, one, 2)
     # QEMU writes to all of its memory that is not as it was; the guest never knows.
     monitor("loadvm then")
     check(one, two)
@@ -115,21 +76,21 @@ def states(host):
     two.rewrite(100)
     one.rewrite(50, runs=True)
     one.rewrite(100)
-    shares(host, daemon, one, two, least=before // 2)
+    merging.shares(host, daemon, one, two, least=before // 2)
     check(one, two)
 
     one.qmp.call("set-action", reboot="reset")
     one.qmp.call("system_reset")
     one.ready()
-    shares(host, daemon, one, least=before // 2)
+    merging.shares(host, daemon, one, least=before // 2)
     check(one, two)
 
     # The end that a guest chooses itself.
     one.ended = True
     one.serial.send("quit")
     assert one.end() == 0
-    host.wait(lambda: not status(daemon, one), 60, "the guest that ended is forgotten")
-    passes(host, daemon, two, 2)
+    host.wait(lambda: not daemon.guest(one), 60, "the guest that ended is forgotten")
+    merging.passes(host, daemon, two, 2)
     check(two)
     totals = daemon.call("Status")["totals"]
     assert totals["guests"] == 1 and totals["sharing_pages"] < before, totals
@@ -160,7 +121,7 @@ def ballooned(host):
     left = store_resident(one)
     tap.note("shared pages: %d; in the page tables: %d, with the balloon %d" % (before, mapped, left))
     assert mapped - left > 1000, "hardly a shared page went to the balloon"
-    passes(host, daemon, one, 2)
+    merging.passes(host, daemon, one, 2)
     one.resume()
     check(one, two)
     balloon(host, one, MEMORY)
@@ -169,7 +130,7 @@ def ballooned(host):
     one.rewrite(50)
     two.rewrite(50)
     check(one, two)
-    shares(host, daemon, one, two, least=before // 2)
+    merging.shares(host, daemon, one, two, least=before // 2)
     check(one, two)
 
 
@@ -188,18 +149,18 @@ def plugged(host, engine):
     daemon = serve(host, engine)
     one, two, before = pair(host, daemon, slots=",slots=1,maxmem=1G",
                             append="memhp_default_state=online swiotlb=512")
-    passes(host, daemon, one, 1)
+    merging.passes(host, daemon, one, 1)
     for g in (one, two):
         g.qmp.call("object-add", **{"qom-type": "memory-backend-ram", "id": "more",
                                     "size": 128 << 20})
         g.qmp.call("device_add", driver="pc-dimm", id="dimm", memdev="more")
     for g in (one, two):
-        host.wait(lambda g=g: status(daemon, g)["ram_bytes"] == (MEMORY + 128) << 20, 60,
+        host.wait(lambda g=g: daemon.guest(g)["ram_bytes"] == (MEMORY + 128) << 20, 60,
                   "the new memory of guest %s is known" % g.name)
         # QEMU had marked it for KSM.
         host.wait(lambda g=g: outside(g, marked(g)) < 1000, 60, "it is taken in")
     # Nothing is given back for that.
-    assert min(status(daemon, g)["shared_pages"] for g in (one, two)) > before * 0.8
+    assert min(daemon.guest(g)["shared_pages"] for g in (one, two)) > before * 0.8
     # The guest's kernel takes memory from above 4 GiB first.
     for g in (one, two):
         g.move()
@@ -210,7 +171,7 @@ def plugged(host, engine):
                 m for m in g.smaps() if "memshared-store" in m["path"] and m["mode"][3] == "p"])
         host.wait(lambda merged=merged: merged() > 2000, 120, "the new memory is merged")
         tap.note("guest %s: %d pages of the new memory are served" % (g.name, merged()))
-    shares(host, daemon, one, two, least=before // 2)
+    merging.shares(host, daemon, one, two, least=before // 2)
     check(one, two)
     for g in (one, two):
         g.rewrite(30)
@@ -242,9 +203,9 @@ def fast(host):
     for g in guests:
         g.ready()
         daemon.call("Enroll", pid=g.pid)
-    shares(host, daemon, *guests, least=1500)
+    merging.shares(host, daemon, *guests, least=1500)
     for g in guests:
-        passes(host, daemon, g, 2)
+        merging.passes(host, daemon, g, 2)
     check(*guests)
 
 

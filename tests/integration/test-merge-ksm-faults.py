@@ -178,7 +178,7 @@ def dies_at(host, point, victim):
     daemon.signal(signal.SIGCONT)
     thread.join(60 * tap.SLOW)
     assert answer, "Enroll was never answered"
-    host.wait(lambda: not merging.guest_status(daemon, victim), 30, "the dead guest is forgotten")
+    host.wait(lambda: not daemon.guest(victim), 30, "the dead guest is forgotten")
     host.wait(lambda: merging.settings()["run"] == 0, 60, "ksmd is stopped")
     status = daemon.call("Status")
     assert status["totals"]["guests"] == 0 and status["totals"]["sharing_pages"] == 0, status

@@ -34,7 +34,7 @@ class Context(harness.Host):
                 g.resume()
 
     def passes(self):
-        return min(merging.guest_status(self.working, g)["passes"] for g in self.three)
+        return min(self.working.guest(g)["passes"] for g in self.three)
 
 
 def near(a, b, percent=1, pages=32):
@@ -43,7 +43,7 @@ def near(a, b, percent=1, pages=32):
 
 def compare_with_auditor(host):
     """memshared's word against page frame numbers: None, or what differs."""
-    totals, audit = merging.totals(host.working), host.audit(host.three)
+    totals, audit = host.working.totals(), host.audit(host.three)
     if near(totals["sharing_pages"], audit["sharing"]) and \
             near(totals["shared_pages"], audit["shared"]):
         return None
@@ -55,8 +55,8 @@ def merge(host):
     merging.merged(host, host.working)
     with host.resting():
         merging.settled(host, host.working)
-        totals, audit = merging.totals(host.working), host.audit(host.three)
-        statuses = [merging.guest_status(host.working, g) for g in host.three]
+        totals, audit = host.working.totals(), host.audit(host.three)
+        statuses = [host.working.guest(g) for g in host.three]
         merged = [g.ksm_merged() for g in host.three]
         counters = harness.ksm_counters()
     harness.note("memshared: %s" % totals)
@@ -87,7 +87,7 @@ def merge(host):
 @harness.test("guests rewrite half of their memory: the figures follow", limit=200)
 def rewritten(host):
     merging.merged(host, host.working)
-    before = merging.totals(host.working)["sharing_pages"]
+    before = host.working.totals()["sharing_pages"]
     with host.resting():
         for g in host.three:
             g.scramble(50)
@@ -103,7 +103,7 @@ def rewritten(host):
             host.wait(agree, 60, "memshared and the auditor agree", interval=1)
         except AssertionError as error:
             raise AssertionError(differ) from error
-        after = merging.totals(host.working)["sharing_pages"]
+        after = host.working.totals()["sharing_pages"]
         harness.note("sharing %d pages before, %d after" % (before, after))
         assert after < before * 9 // 10
     for g in host.three:
@@ -124,7 +124,7 @@ def leave(host):
         g.check()
     # Not the kernel's counters: those fall only when ksmd comes by again.
     assert host.audit(host.three)["sharing"] == 0
-    assert merging.totals(host.working)["sharing_pages"] == 0
+    assert host.working.totals()["sharing_pages"] == 0
 
 
 harness.tap.main(Context, shared=True)

@@ -30,10 +30,6 @@ def start(host):
     return host.daemon(CONFIG % (host.directory + "/state"))
 
 
-def totals(daemon):
-    return daemon.call("Status")["totals"]
-
-
 def settled(host, daemon, least=1000, timeout=90):
     """Waits until ksmd is stopped and what is shared does not grow any more."""
     last = [0, time.monotonic()]
@@ -167,7 +163,7 @@ def churn(host):
             g.check()
 
     def recovered():
-        now = totals(daemon)
+        now = daemon.totals()
         return (now["sharing_pages"] > first["sharing_pages"] * 0.9
                 and now["shared_pages"] < first["shared_pages"] * 1.15 and now)
     now = host.wait(recovered, 150, "sharing as before, and slots freed")
@@ -189,7 +185,7 @@ def two_daemons(host):
     except harness.CallError as error:
         assert "another memshared daemon is at work in it" in str(error), error
     guest.check()
-    assert totals(first)["sharing_pages"] > merged // 2
+    assert first.totals()["sharing_pages"] > merged // 2
     first.kill()
     second.call("Enroll", pid=guest.pid)
     guest.check()
@@ -214,7 +210,7 @@ def kills(host):
     daemon = start(host)
     for g in guests:
         enrolled(host, daemon, g)
-    host.wait(lambda: totals(daemon)["sharing_pages"] > 100, 60, "the next daemon merges")
+    host.wait(lambda: daemon.totals()["sharing_pages"] > 100, 60, "the next daemon merges")
     guests[2].kill()
     for g in guests[:2]:
         g.check()

@@ -31,10 +31,6 @@ def start(host):
     return host.daemon(CONFIG % (host.directory + "/state"))
 
 
-def of_guest(daemon, guest):
-    return {g["pid"]: g for g in daemon.call("Guests")["guests"]}[guest.pid]
-
-
 def settled(host, daemon, least):
     """Waits until no more zero pages come; status then."""
     last = [0, time.monotonic()]
@@ -116,7 +112,7 @@ def zeros(host):
     assert known["saved_bytes"] <= known["zero_pages"] * PAGE
     assert known["saved_bytes"] == known["zero_pages"] * PAGE - known["overhead_bytes"]
     for g in guests:
-        one = of_guest(daemon, g)
+        one = daemon.guest(g)
         assert one["engine"] == "zero" and one["shared_pages"] == 0 and one["zero_pages"] > 0, one
         assert not [m for m in g.smaps() if "memshared-store" in m["path"]]
         g.check()

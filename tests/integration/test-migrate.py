@@ -38,23 +38,19 @@ def start(host, policy="enabled=yes\ndomain=test", engine="remap"):
                                  engine))
 
 
-def status(daemon, guest):
-    return next((g for g in daemon.call("Guests")["guests"] if g["pid"] == guest.pid), {})
-
-
 def wait_for(host, daemon, guest, timeout=60, because="", **wanted):
     def is_so():
-        s = status(daemon, guest)
+        s = daemon.guest(guest)
         return all(s.get(k) == v for k, v in wanted.items()) and because in (s.get("reason") or "")
     try:
         host.wait(is_so, timeout, "%s: %s %s" % (guest.name, wanted, because))
     except AssertionError:
-        tap.note(status(daemon, guest))
+        tap.note(daemon.guest(guest))
         raise
 
 
 def shares(host, daemon, guest):
-    host.wait(lambda: status(daemon, guest).get("sharing_pages", 0) > 500, 120,
+    host.wait(lambda: daemon.guest(guest).get("sharing_pages", 0) > 500, 120,
               "guest %s shares" % guest.name)
 
 
@@ -100,8 +96,8 @@ def precopy(host):
     speed(one, 4)
     one.qmp.call("migrate", uri=where)
     host.wait(lambda: migration(one) == "active", 60, "memory is sent")
-    assert status(daemon, one)["state"] == "enrolled"
-    assert status(daemon, two)["state"] == "ready"
+    assert daemon.guest(one)["state"] == "enrolled"
+    assert daemon.guest(two)["state"] == "ready"
     speed(one, 4096)
     gone(host, one)
     wait_for(host, daemon, two, 120, state="enrolled")
@@ -135,7 +131,7 @@ def postcopy(host):
         done = daemon.ctl("enroll", two.pid, check=False)
         assert done.returncode == 1, done.stdout
         tap.note(done.stderr.strip())
-        assert status(daemon, two)["state"] == "ready"
+        assert daemon.guest(two)["state"] == "ready"
         speed(one, 4096)
         gone(host, one)
         two.check()
@@ -180,7 +176,7 @@ def load(host, file, name):
 
 
 def is_tracked(daemon, guest):
-    return status(daemon, guest).get("tracker") == "wp"
+    return daemon.guest(guest).get("tracker") == "wp"
 
 
 def background_snapshot(host, engine):
@@ -210,15 +206,15 @@ def background_snapshot(host, engine):
     file = save(host, one, "background")
     assert os.path.getsize(file) > 16 << 20
     assert not is_tracked(daemon, one)
-    assert status(daemon, one)["sharing_pages"] > 500, "what is shared stays so"
+    assert daemon.guest(one)["sharing_pages"] > 500, "what is shared stays so"
     switch(one)
     host.wait(lambda: is_tracked(daemon, one), 60, "it is tracked again by itself")
-    assert not status(daemon, one).get("reason"), status(daemon, one)
+    assert not daemon.guest(one).get("reason"), daemon.guest(one)
     one.check()
     for g in (one, two):
         g.rewrite(50, runs=True)
-    passes = status(daemon, one)["passes"]
-    host.wait(lambda: status(daemon, one)["passes"] > passes + 3, 60, "it is read again")
+    passes = daemon.guest(one)["passes"]
+    host.wait(lambda: daemon.guest(one)["passes"] > passes + 3, 60, "it is read again")
     shares(host, daemon, one)
     for g in (one, two):
         g.check()
@@ -256,10 +252,10 @@ def yielding(host):
         done = daemon.ctl("yield", "--seconds", word, one.pid, check=False)
         assert done.returncode == 2 and "seconds" in done.stderr, done
     daemon.call("Yield", pid=one.pid, seconds=3000)
-    passes = [status(daemon, g)["passes"] for g in (one, two)]
+    passes = [daemon.guest(g)["passes"] for g in (one, two)]
     one.scramble(50)
-    host.wait(lambda: status(daemon, two)["passes"] > passes[1] + 3, 60, "the other goes on")
-    assert status(daemon, one)["passes"] == passes[0]
+    host.wait(lambda: daemon.guest(two)["passes"] > passes[1] + 3, 60, "the other goes on")
+    assert daemon.guest(one)["passes"] == passes[0]
     daemon.call("Yield", pid=one.pid, seconds=0)
     host.wait(lambda: is_tracked(daemon, one), 60, "it is tracked again when told")
     one.rewrite(100)
@@ -270,7 +266,7 @@ def yielding(host):
     # Leaving does not wait for the time, only for QEMU.
     daemon.call("Yield", pid=one.pid, seconds=3000)
     daemon.call("Unenroll", pid=one.pid)
-    assert status(daemon, one)["state"] == "ready"
+    assert daemon.guest(one)["state"] == "ready"
     try:
         daemon.call("Yield", pid=one.pid)
         raise AssertionError("a guest that is not enrolled has nothing to yield")
@@ -280,7 +276,7 @@ def yielding(host):
     daemon.call("Yield", pid=two.pid, seconds=3000)
     two.check()
     two.kill()
-    host.wait(lambda: not status(daemon, two), 60, "the guest that exited is forgotten")
+    host.wait(lambda: not daemon.guest(two), 60, "the guest that exited is forgotten")
     one.check()
     assert daemon.alive()
 

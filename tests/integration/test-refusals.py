@@ -140,14 +140,14 @@ def huge_pages(host):
             daemon = merging.start(host, policy="thp=" + thp)
             daemon.call("Enroll", pid=one.pid)
             if thp == "keep":  # maybe there is nothing to merge at all then
-                host.wait(lambda d=daemon: merging.guest_status(d, one)["passes"] >= 5, 100,
+                host.wait(lambda d=daemon: d.guest(one)["passes"] >= 5, 100,
                           "five passes")
                 host.wait(lambda: merging.settings()["run"] == 0, 100, "ksmd rests")
             else:
                 merging.settled(host, daemon, 0)
             split[thp] = len(before - huge_pages_of(one))
             harness.note("thp=%s: %d of %d huge pages were split, sharing %d pages" % (
-                thp, split[thp], len(before), merging.guest_status(daemon, one)["sharing_pages"]))
+                thp, split[thp], len(before), daemon.guest(one)["sharing_pages"]))
             daemon.call("Unenroll", pid=one.pid)
     finally:
         one.resume()
@@ -213,7 +213,7 @@ def no_guest(host):
         host.fails(daemon, command, 2, says=["2"])  # a kernel thread
     host.fails(daemon, "unenroll", host.one.pid, says=["enrolled"])
     host.fails(daemon, "unenroll", nobody, says=[str(nobody)])
-    assert merging.guest_status(daemon, host.one)["state"] == "ready"
+    assert daemon.guest(host.one)["state"] == "ready"
     host.untouched()
 
 
@@ -257,8 +257,8 @@ def held_back(host, daemon, fragment):
     daemon.call("Enroll", pid=host.one.pid)
     host.wait(lambda: warned(daemon, fragment), 30, "status says " + fragment)
     assert merging.settings()["run"] == 0
-    assert merging.totals(daemon)["sharing_pages"] == 0
-    assert merging.guest_status(daemon, host.one)["state"] == "enrolled"
+    assert daemon.totals()["sharing_pages"] == 0
+    assert daemon.guest(host.one)["state"] == "enrolled"
 
 
 def set_free(host, daemon, fragment):

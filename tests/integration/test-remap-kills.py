@@ -125,11 +125,11 @@ def guests_killed(host):
         remapping.enrolled(host, daemon, [victim])
         time.sleep(random.uniform(0, 1))
         victim.kill()
-        host.wait(lambda v=victim: not remapping.status(daemon, v), 60, "the dead guest is forgotten")
+        host.wait(lambda v=victim: not daemon.guest(v), 60, "the dead guest is forgotten")
         remapping.check(host.pair)
     remapping.merged(host, daemon, 500)
     remapping.leave(daemon, host.pair)
-    assert remapping.totals(daemon)["sharing_pages"] == 0
+    assert daemon.totals()["sharing_pages"] == 0
 
 
 tap.main(Context, shared=True)

@@ -27,7 +27,7 @@ def stress(host):
     for number in remapping.until(deadline):
         remapping.stir([guests[number % 4]], number // 4)
         common = max(common, remapping.apart(host, daemon, a, b))
-        most = max(most, remapping.totals(daemon)["sharing_pages"])
+        most = max(most, daemon.totals()["sharing_pages"])
         if number % 5 == 4:
             g = guests[number % 4]
             daemon.call("Unenroll", pid=g.pid, timeout=120)
@@ -53,7 +53,7 @@ def moves(host):
     # At once, not only in the end: it left a before it entered b.
     remapping.apart(host, daemon, [one], [two, three])
     host.wait(lambda: remapping.apart(host, daemon, [one], [two, three]) > 500, 60, "b's guests share frames")
-    assert remapping.status(daemon, two)["domain"] == "b"
+    assert daemon.guest(two)["domain"] == "b"
     remapping.check(guests)
     daemon.call("Enroll", pid=two.pid, domain="a", timeout=120)
     remapping.apart(host, daemon, [one, two], [three])
@@ -166,7 +166,7 @@ def kvm(host):
             g.rounds(1)
             assert not g.serial.wrong, g.serial.wrong
     tap.note("%d pages shared, %d rounds" % (
-        remapping.totals(daemon)["sharing_pages"], sum(g.serial.lines.count("round") for g in guests)))
+        daemon.totals()["sharing_pages"], sum(g.serial.lines.count("round") for g in guests)))
     for g in guests:
         daemon.call("Unenroll", pid=g.pid, timeout=120)
         assert not remapping.ours(g), remapping.ours(g)[:3]

@@ -130,7 +130,7 @@ def engines(host):
         with host.idle():
             merging.merged(host, host.service, 2000)
         harness.note("%s: %d pages after %.0f s" % (
-            engine, merging.totals(host.service)["sharing_pages"], time.monotonic() - begin))
+            engine, host.service.totals()["sharing_pages"], time.monotonic() - begin))
         for g in host.pair:
             g.check()
         host.leave()
@@ -204,7 +204,7 @@ def kept_stores(host):
         for word in words:
             systemctl(word, "memshared")
         merging.wait_enrolled(host, host.service, host.pair)
-        host.wait(lambda: merging.totals(host.service)["sharing_pages"] > 1500, 60,
+        host.wait(lambda: host.service.totals()["sharing_pages"] > 1500, 60,
                   "what they share is known again")
         assert keeper + " has kept the store" in journal(), journal()
         assert stores(host.one) == store == stores(host.two), (store, stores(host.one))

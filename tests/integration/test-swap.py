@@ -8,23 +8,9 @@ import os
 import subprocess
 
 import harness
+import merging
 import tap
 
-CONFIG = """\
-[Daemon]
-StateDirectory=%s/state
-CpuBudget=100%%
-PassInterval=1s
-Pressure=always
-
-[Policy "all"]
-match-name=*
-domain=test
-engine=remap
-min-age=1s
-thp=split:1
-cow-backoff=1s
-"""
 SWAP_BYTES = 256 << 20
 SYS_PROCESS_MADVISE = 440
 MADV_PAGEOUT = 21
@@ -112,23 +98,10 @@ def major_faults(pid):
         return int(file.read().rpartition(")")[2].split()[9])
 
 
-def status(daemon, guest):
-    return next((g for g in daemon.call("Guests")["guests"] if g["pid"] == guest.pid), {})
-
-
-def shares(host, daemon, *guests, least=3000):
-    """Waits until each of the guests maps that many shared pages; the fewest."""
-    def now():
-        return min(status(daemon, g).get("shared_pages", 0) for g in guests)
-    host.wait(lambda: now() >= least, 120, "%d pages of each guest are shared" % least)
-    return now()
-
-
 def stays_out(host, daemon, guest, count=3):
     """Several passes bring nothing in. The guest's kernel itself may want a page now and then."""
     before, faults = swapped(guest), major_faults(daemon.pid)
-    goal = status(daemon, guest)["passes"] + count
-    host.wait(lambda: status(daemon, guest)["passes"] >= goal, 120, "%d passes" % count)
+    merging.passes(host, daemon, guest, count)
     after, faults = swapped(guest), major_faults(daemon.pid) - faults
     tap.note("guest %s: %d KiB in swap, %d KiB after %d passes; major faults of the daemon: %d" % (
         guest.name, before >> 10, after >> 10, count, faults))
@@ -139,7 +112,7 @@ def stays_out(host, daemon, guest, count=3):
 @harness.test("what is swapped out stays out, and merges once it has come in by itself", limit=400)
 def swap(host):
     room = Swap(host)
-    daemon = host.daemon(CONFIG % host.directory)
+    daemon = merging.start(host, engine="remap", policy="cow-backoff=1s")
     one, two = (host.guest(name, mib=32).ready() for name in ("one", "two"))
     two.pause()
     page_out(two)
@@ -150,32 +123,32 @@ def swap(host):
     stays_out(host, daemon, two)
     two.check()
     two.resume()
-    before = shares(host, daemon, one, two)
+    before = merging.shares(host, daemon, one, two)
 
     # What is the guest's own goes, what is shared stays; both come back right.
     one.pause()
     page_out(one)
     assert swapped(one) > 8 << 20, "%d bytes are in swap" % swapped(one)
     stays_out(host, daemon, one)
-    assert status(daemon, one)["shared_pages"] > before * 0.9, status(daemon, one)
+    assert daemon.guest(one)["shared_pages"] > before * 0.9, daemon.guest(one)
     one.resume()
     one.rewrite(50, runs=True)
     two.rewrite(50, runs=True)
     for g in (one, two):
         g.check()
-    shares(host, daemon, one, two, least=before // 2)
+    merging.shares(host, daemon, one, two, least=before // 2)
     assert room.used() < SWAP_BYTES, "the swap file is full"
 
 
 @harness.test("merged pages are swapped out and come back right", limit=300)
 def merged(host):
     room = Swap(host)
-    daemon = host.daemon(CONFIG % host.directory)
+    daemon = merging.start(host, engine="remap", policy="cow-backoff=1s")
     group = Group(host, daemon.pid)
     one, two = (host.guest(name, mib=32).ready() for name in ("one", "two"))
     for g in (one, two):
         daemon.call("Enroll", pid=g.pid)
-    before = shares(host, daemon, one, two)
+    before = merging.shares(host, daemon, one, two)
     for g in (one, two):
         g.pause()
     used = room.used()
@@ -187,16 +160,15 @@ def merged(host):
     host.wait(goes, 60, "half of the store's %d pages are in swap" % store)
     tap.note("%d KiB of the store's %d are in swap" % (
         (room.used() - used) >> 10, store * harness.PAGE >> 10))
-    goal = status(daemon, one)["passes"] + 3
-    host.wait(lambda: status(daemon, one)["passes"] >= goal, 60, "three passes")
+    merging.passes(host, daemon, one)
     # To be swapped out is no reason to lose sight of it.
-    assert status(daemon, one)["shared_pages"] > before * 0.9, status(daemon, one)
+    assert daemon.guest(one)["shared_pages"] > before * 0.9, daemon.guest(one)
     for g in (one, two):
         g.check()
         g.resume()
         g.rewrite(30)
         g.check()
-    shares(host, daemon, one, two, least=before // 2)
+    merging.shares(host, daemon, one, two, least=before // 2)
 
 
 harness.main()

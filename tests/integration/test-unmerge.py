@@ -11,26 +11,9 @@ import merging
 PAGE = 4096
 MIX = "zero:10,dup:60,within:10,unique:15,fast:5"
 
-CONFIG = """\
-[Daemon]
-StateDirectory=%s
-CpuBudget=100%%
-PassInterval=1s
-Pressure=always
-UnmergeRate=%s
-
-[Policy "all"]
-match-name=*
-domain=test
-engine=remap
-min-age=1s
-thp=split:1
-"""
-
 
 def start(host, rate="512M", fault=None):
-    return host.daemon(CONFIG % (host.directory + "/state", rate),
-                       environment={"MEMSHARED_FAULT": fault} if fault else None)
+    return merging.start(host, engine="remap", daemon="UnmergeRate=" + rate, fault=fault)
 
 
 def boot(host, n, first=0):
@@ -40,22 +23,8 @@ def boot(host, n, first=0):
     return guests
 
 
-def of_guest(daemon, guest):
-    return {g["pid"]: g for g in daemon.call("Guests")["guests"]}[guest.pid]
-
-
-def sharing(daemon):
-    return daemon.call("Status")["totals"]["sharing_pages"]
-
-
 def merged(host, daemon, least=3000):
-    host.wait(lambda: sharing(daemon) >= least, 120, "%d pages are shared" % least)
-
-
-def passes(host, daemon, guest, n=3):
-    """Waits until the daemon has gone over this guest so many times more."""
-    first = of_guest(daemon, guest)["passes"]
-    host.wait(lambda: of_guest(daemon, guest)["passes"] >= first + n, 60, "%d passes" % n)
+    host.wait(lambda: daemon.totals()["sharing_pages"] >= least, 120, "%d pages are shared" % least)
 
 
 def frames(host, guests):
@@ -71,13 +40,13 @@ def is_private(host, guest, others=()):
 
 
 def stays_unmerged(host, daemon, guest, other):
-    status = of_guest(daemon, guest)
+    status = daemon.guest(guest)
     assert status["unmerged"] and status["state"] == "enrolled", status
     assert status["shared_pages"] == 0 and status["zero_pages"] == 0, status
     assert "unmerged" in status["reason"], status
     before = status["passes"]
-    passes(host, daemon, other)
-    assert of_guest(daemon, guest)["passes"] == before
+    merging.passes(host, daemon, other)
+    assert daemon.guest(guest)["passes"] == before
     is_private(host, guest, [other])
 
 
@@ -91,7 +60,7 @@ def one(host):
     done = daemon.ctl("unmerge", guests[0].pid)
     assert [g["pid"] for g in done["guests"]] == [guests[0].pid], done
     stays_unmerged(host, daemon, guests[0], guests[1])
-    assert sharing(daemon) > 1000
+    assert daemon.totals()["sharing_pages"] > 1000
     for g in guests:
         g.check()
     daemon.ctl("unmerge", guests[0].pid)  # it is so already
@@ -99,11 +68,11 @@ def one(host):
     daemon.kill()
     daemon = start(host)
     for g in guests:
-        host.wait(lambda g=g: of_guest(daemon, g)["state"] == "enrolled", 60, "they are in again")
+        host.wait(lambda g=g: daemon.guest(g)["state"] == "enrolled", 60, "they are in again")
     stays_unmerged(host, daemon, guests[0], guests[1])
     daemon.ctl("enroll", guests[0].pid)
-    assert not of_guest(daemon, guests[0]).get("unmerged")
-    host.wait(lambda: of_guest(daemon, guests[0])["shared_pages"] > 1000, 60, "it shares again")
+    assert not daemon.guest(guests[0]).get("unmerged")
+    host.wait(lambda: daemon.guest(guests[0])["shared_pages"] > 1000, 60, "it shares again")
     for g in guests:
         g.check()
         daemon.call("Unenroll", pid=g.pid)
@@ -117,7 +86,7 @@ def rate(host):
     for g in guests:
         daemon.call("Enroll", pid=g.pid)
     merged(host, daemon)
-    copies = sum(of_guest(daemon, g)["shared_pages"] for g in guests) * PAGE
+    copies = sum(daemon.guest(g)["shared_pages"] for g in guests) * PAGE
     began = time.monotonic()
     daemon.ctl("unmerge", "--domain", "test")
     took = time.monotonic() - began
@@ -127,7 +96,7 @@ def rate(host):
     for g in guests:
         is_private(host, g)
         g.check()
-    assert sharing(daemon) == 0
+    assert daemon.totals()["sharing_pages"] == 0
     nobody = daemon.ctl("unmerge", "--domain", "other", check=False)
     assert nobody.returncode == 1 and "no guest is enrolled in this domain" in nobody.stderr, nobody
     assert daemon.ctl("unmerge", check=False).returncode == 2
@@ -145,7 +114,7 @@ def rate(host):
     threads = [threading.Thread(target=ask, args=(g,)) for g in guests]
     for t, g in zip(threads, guests):
         t.start()
-        host.wait(lambda g=g: "being given back" in of_guest(daemon, g).get("reason", ""), 30,
+        host.wait(lambda g=g: "being given back" in daemon.guest(g).get("reason", ""), 30,
                   "it is being unmerged")
     daemon.call("Unenroll", pid=guests[0].pid, timeout=200)
     guests[1].kill()
@@ -164,12 +133,12 @@ def memory(host):
     for g in guests:
         daemon.call("Enroll", pid=g.pid)
     merged(host, daemon)
-    before = sharing(daemon)
+    before = daemon.totals()["sharing_pages"]
     done = daemon.ctl("unmerge", "--all", check=False)
     assert done.returncode == 1 and "MiB" in done.stderr and "free some memory" in done.stderr, done
-    passes(host, daemon, guests[0])
-    assert sharing(daemon) > before * 0.9
-    assert not of_guest(daemon, guests[0]).get("unmerged")
+    merging.passes(host, daemon, guests[0])
+    assert daemon.totals()["sharing_pages"] > before * 0.9
+    assert not daemon.guest(guests[0]).get("unmerged")
     done = daemon.ctl("unenroll", guests[0].pid, check=False)
     assert done.returncode == 1 and "stay shared" in done.stderr and "MiB" in done.stderr, done
     for g in guests:
@@ -191,8 +160,8 @@ def killed(host):
         for g in guests:
             g.check()
         daemon = start(host)
-        host.wait(lambda: of_guest(daemon, guests[1])["state"] == "enrolled" and
-                  of_guest(daemon, guests[0]).get("reason", "").startswith("unmerged"),
+        host.wait(lambda: daemon.guest(guests[1])["state"] == "enrolled" and
+                  daemon.guest(guests[0]).get("reason", "").startswith("unmerged"),
                   90, "it is unmerged by the next daemon")
         stays_unmerged(host, daemon, guests[0], guests[1])
         daemon.kill()
@@ -207,14 +176,14 @@ def with_ksm(host):
     daemon = merging.start(host)
     for g in guests:
         daemon.call("Enroll", pid=g.pid)
-    host.wait(lambda: sharing(daemon) > 3000, 200, "they share")
+    host.wait(lambda: daemon.totals()["sharing_pages"] > 3000, 200, "they share")
     daemon.ctl("unmerge", guests[0].pid)
     assert not guests[0].mergeable()
     stays_unmerged(host, daemon, guests[0], guests[1])
     for g in guests:
         g.check()
     daemon.ctl("enroll", guests[0].pid)
-    host.wait(lambda: of_guest(daemon, guests[0])["shared_pages"] > 1000, 200, "it shares again")
+    host.wait(lambda: daemon.guest(guests[0])["shared_pages"] > 1000, 200, "it shares again")
     for g in guests:
         g.check()
 

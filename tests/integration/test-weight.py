@@ -38,7 +38,7 @@ weight=%d
 
 def cpu(daemon, guests):
     """CPU time that was spent on each guest so far, in seconds."""
-    return [merging.guest_status(daemon, g)["cpu_usec"] / 1e6 for g in guests]
+    return [daemon.guest(g)["cpu_usec"] / 1e6 for g in guests]
 
 
 class Filled:
