@@ -231,7 +231,7 @@ static bool has_word(const char *line, const char *word)
 	return false;
 }
 
-static unsigned read_memcg_version(int root_fd)
+unsigned kernel_memcg_version(int root_fd)
 {
 	char line[256];
 
@@ -257,7 +257,7 @@ void kernel_settings_read(int root_fd, struct kernel_settings *ret)
 		.thp = read_thp(root_fd),
 		.swap_bytes = read_swap_bytes(root_fd),
 		.numa_nodes = read_numa_nodes(root_fd),
-		.memcg_version = read_memcg_version(root_fd),
+		.memcg_version = kernel_memcg_version(root_fd),
 		.ksm_advisor = read_ksm_advisor(root_fd),
 	};
 	if (io_read_u64(root_fd, "proc/sys/vm/max_map_count", &ret->max_map_count) < 0)

@@ -70,6 +70,8 @@ struct kernel_settings {
 /* root_fd is a directory that holds proc and sys: tests feed a copy. What can't be read is
  * taken for absent. */
 void kernel_settings_read(int root_fd, struct kernel_settings *ret);
+/* As memcg_version above. */
+unsigned kernel_memcg_version(int root_fd);
 
 /* What follows from the features. */
 bool kernel_allows_agent(void);		  /* code of ours inside a guest */

@@ -5,6 +5,7 @@
 
 #include "common/fault.h"
 #include "common/util.h"
+#include "daemon/cgroup.h"
 #include "daemon/merge-ksm.h"
 #include "daemon/pressure.h"
 #include "daemon/remap-guest.h"
@@ -21,6 +22,8 @@
 /* What the host keeps: a fiftieth of its memory, and 64 MiB at least. */
 #define RESERVE_SHARE 50U
 #define RESERVE_BYTES MIB(64)
+/* What a guest's memory control group keeps. */
+#define GROUP_RESERVE_BYTES MIB(16)
 
 struct giveback {
 	struct work work; /* must be first */
@@ -47,7 +50,8 @@ struct giveback {
 
 static void start_piece(struct giveback *g);
 
-int giveback_check_memory(uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_MAX])
+/* What the host must be left with. */
+static int check_host(uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_MAX])
 {
 	_cleanup_close_ int proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	struct pressure_sample s;
@@ -69,6 +73,29 @@ int giveback_check_memory(uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_M
 	return -ENOMEM;
 }
 
+/* At its group's limit the kernel kills the guest, whatever the host has. */
+static int check_groups(const struct process *p, uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_MAX])
+{
+	struct cgroup_room room;
+
+	if (cgroup_room_read(p->proc_fd, &room) < 0 || room.bytes == UINT64_MAX ||
+	    need_bytes + GROUP_RESERVE_BYTES <= room.bytes)
+		return 0;
+	(void)snprintf(ret_reason, GIVEBACK_REASON_MAX,
+		       "private copies need %llu MiB, and the memory control group %.100s has room for %llu MiB, "
+		       "of which %llu MiB must stay: raise its limit first",
+		       (unsigned long long)DIV_ROUND_UP(need_bytes, MIB(1)), room.path,
+		       (unsigned long long)(room.bytes >> 20), (unsigned long long)(GROUP_RESERVE_BYTES >> 20));
+	return -ENOMEM;
+}
+
+int giveback_check_memory(const struct process *p, uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_MAX])
+{
+	int r = check_host(need_bytes, ret_reason);
+
+	return r < 0 || !p ? r : check_groups(p, need_bytes, ret_reason);
+}
+
 /* --- worker ------------------------------------------------------------------------------- */
 
 static enum remap_which which(const struct giveback *g)
@@ -85,7 +112,7 @@ static void look_run(struct work *w)
 	if (g->error >= 0 && g->what != GIVEBACK_FOREIGN)
 		g->error = merge_ksm_marks(g->m, &g->marked);
 	if (g->error >= 0 && copies + g->ksm_pages > 0)
-		g->error = giveback_check_memory((copies + g->ksm_pages) * PAGE_BYTES, g->reason);
+		g->error = giveback_check_memory(g->m->process, (copies + g->ksm_pages) * PAGE_BYTES, g->reason);
 	if (g->marked.n > 0)
 		g->marked_at = g->marked.ranges[0].start;
 }
@@ -142,7 +169,7 @@ static int verify(struct giveback *g)
 static int64_t next_piece(struct giveback *g)
 {
 	uint64_t max = piece_max(g);
-	int64_t n = giveback_check_memory(max * PAGE_BYTES, g->reason);
+	int64_t n = giveback_check_memory(g->m->process, max * PAGE_BYTES, g->reason);
 
 	if (n < 0)
 		return n;

@@ -7,7 +7,8 @@
  * the kernel killing guests. So:
  *
  *   look    (worker)  what is shared, and how many copies that takes; refused, before anything is
- *                     changed, when less memory is available than that and a reserve
+ *                     changed, when less memory is available than that and a reserve, on the host
+ *                     or within the limits of the guest's memory control groups
  *   piece   (worker)  some MiB of it; the memory is looked at again first
  *   verify  (worker)  what the page map says is left, twice more, before that is an error
  *
@@ -53,5 +54,6 @@ enum giveback_what {
  * member that goes meanwhile ends it, unless LEAVING. 0, -ENOMEM, -EAGAIN. */
 int giveback_start(const struct giveback_env *env, struct member *m, enum giveback_what what,
 		   giveback_done_fn *done, void *userdata);
-/* May so many bytes of copies be made now? 0, or -ENOMEM with the numbers in ret_reason. Any thread. */
-int giveback_check_memory(uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_MAX]);
+/* May so many bytes of copies be made now, by this process (NULL: by several)? Asks the host, and the
+ * limits of the process's memory control groups. 0, or -ENOMEM with the numbers in ret_reason. Any thread. */
+int giveback_check_memory(const struct process *p, uint64_t need_bytes, char ret_reason[GIVEBACK_REASON_MAX]);

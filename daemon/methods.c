@@ -351,7 +351,7 @@ static int unmerge(struct control_call *call, json_t *parameters, void *userdata
 
 	if (pid < 0 || pid > INT32_MAX || (json_is_integer(json_object_get(parameters, "pid")) && !pid))
 		return control_call_invalid(call, "pid");
-	if (giveback_check_memory(shared_bytes(mgr, pid, domain), reason) == -ENOMEM)
+	if (giveback_check_memory(NULL, shared_bytes(mgr, pid, domain), reason) == -ENOMEM)
 		return refused(call, (pid_t)pid, reason);
 	u = calloc(1, sizeof(*u));
 	if (!u)

@@ -4,6 +4,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "daemon/cgroup.h"
 #include "daemon/merge-remap.h"
 #include "daemon/pins.h"
 #include "daemon/refusal.h"
@@ -12,6 +13,8 @@
 
 /* How often the host's pins are looked at before copies are left for the next time. */
 #define PINS_TRIES 5U
+/* What the limits of a guest's memory control groups must allow before copies are reclaimed. */
+#define RECLAIM_ROOM_BYTES MIB(16)
 
 int remap_map_store(struct member *m)
 {
@@ -335,10 +338,13 @@ int64_t remap_reclaim(struct member *m)
 {
 	struct mapped list = { 0 };
 	struct copied c = { m, &list, true };
+	struct cgroup_room room;
 	int64_t r = maps_read(m->process->proc_fd, "maps", note_copied, &c);
 
 	m->n_maps = list.n_maps * 2;
-	if (r >= 0 && list.n > 0) {
+	/* It takes a second copy of a piece for a moment: not at the edge of the guest's limits. */
+	if (r >= 0 && list.n > 0 && cgroup_room_read(m->process->proc_fd, &room) >= 0 &&
+	    room.bytes >= RECLAIM_ROOM_BYTES) {
 		r = reclaim(m, list.runs, list.n);
 		for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
 			(void)tracker_arm(m->tracker, m->blocks[i]->start, m->blocks[i]->n_pages);

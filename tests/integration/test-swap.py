@@ -10,6 +10,7 @@ import subprocess
 import harness
 import merging
 import tap
+from memorygroup import MemoryGroup
 
 SWAP_BYTES = 256 << 20
 SYS_PROCESS_MADVISE = 440
@@ -39,36 +40,6 @@ class Swap:
         """In bytes."""
         with open("/proc/swaps", encoding="ascii") as file:
             return next(int(line.split()[3]) << 10 for line in file if line.startswith(self.path))
-
-
-class Group:
-    """A memory control group for the daemon, to which its stores are charged."""
-
-    def __init__(self, host, pid):
-        name = "/memshared-test-%d" % os.getpid()
-        v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
-        self.path = "/sys/fs/cgroup" + ("" if v2 else "/memory") + name
-        self._knob, self._word = ("memory.reclaim", "1G") if v2 else ("memory.force_empty", "0")
-        try:
-            os.mkdir(self.path)
-        except OSError as error:
-            raise tap.Skip("no memory control group: %s" % error) from error
-        host.callback(self._remove, host)
-        if not os.path.exists(self.path + "/" + self._knob):
-            raise tap.Skip("no %s in %s" % (self._knob, self.path))
-        with open(self.path + "/cgroup.procs", "w", encoding="ascii") as file:
-            file.write(str(pid))
-
-    def reclaim(self):
-        """Swaps out what can be."""
-        # Not all of it can: what is left is told as EAGAIN or EBUSY.
-        with contextlib.suppress(OSError), open(self.path + "/" + self._knob, "w",
-                                                encoding="ascii") as file:
-            file.write(self._word)
-
-    def _remove(self, host):
-        host.kill_daemon()
-        os.rmdir(self.path)
 
 
 def page_out(guest):
@@ -144,7 +115,7 @@ def swap(host):
 def merged(host):
     room = Swap(host)
     daemon = merging.start(host, engine="remap", policy="cow-backoff=1s")
-    group = Group(host, daemon.pid)
+    group = MemoryGroup(host, daemon.pid)
     one, two = (host.guest(name, mib=32).ready() for name in ("one", "two"))
     for g in (one, two):
         daemon.call("Enroll", pid=g.pid)

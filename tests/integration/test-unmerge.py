@@ -7,6 +7,7 @@ import time
 
 import harness
 import merging
+from memorygroup import MemoryGroup
 
 PAGE = 4096
 MIX = "zero:10,dup:60,within:10,unique:15,fast:5"
@@ -141,6 +142,29 @@ def memory(host):
     assert not daemon.guest(guests[0]).get("unmerged")
     done = daemon.ctl("unenroll", guests[0].pid, check=False)
     assert done.returncode == 1 and "stay shared" in done.stderr and "MiB" in done.stderr, done
+    for g in guests:
+        g.check()
+
+
+@harness.test("remap: a guest's memory control group must have the room, too")
+def group_memory(host):
+    guests = boot(host, 2)
+    daemon = start(host)
+    group = MemoryGroup(host, guests[0].pid)
+    for g in guests:
+        daemon.call("Enroll", pid=g.pid)
+    merged(host, daemon)
+    # Its writes take copies: none while there is a limit that would have the kernel kill it.
+    guests[0].pause()
+    group.leave_room(20 << 20)
+    done = daemon.ctl("unmerge", guests[0].pid, check=False)
+    assert done.returncode == 1 and "control group /memshared-test" in done.stderr, done
+    assert "raise its limit" in done.stderr, done
+    assert daemon.guest(guests[0])["shared_pages"] >= 3000
+    group.leave_room(None)
+    guests[0].resume()
+    daemon.ctl("unmerge", guests[0].pid)
+    is_private(host, guests[0], [guests[1]])
     for g in guests:
         g.check()
 
