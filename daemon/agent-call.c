@@ -103,6 +103,21 @@ uint8_t *agent_payload_last(struct agent_link *a)
 	return payload(a, a->published - 1);
 }
 
+/* Operations that make the guest wait. */
+static bool op_freezes(enum ring_op op)
+{
+	return op == RING_MERGE || op == RING_RECLAIM;
+}
+
+/* Waits for the batch, in which the agent is urgent for so long and no longer. */
+static int wait_urgently(struct agent_link *a, uint64_t timeout_usec)
+{
+	int r = agent_wait_done(a, MIN(timeout_usec, URGENCY_USEC));
+
+	urgency_end(a->process, a->tid, &a->urgency);
+	return r == -ETIMEDOUT ? agent_wait_done(a, timeout_usec) : r;
+}
+
 int64_t agent_batch(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t arg,
 		    uint64_t timeout_usec)
 {
@@ -112,11 +127,13 @@ int64_t agent_batch(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t 
 
 	if (a->broken)
 		return -EPIPE;
+	if (op_freezes(op))
+		urgency_begin(a->process, a->tid, &a->urgency);
 	*b = (struct ring_batch){ .op = op, .n = n, .arg = arg };
 	a->published++;
 	__atomic_store_n(&a->ring->published, a->published, __ATOMIC_RELEASE);
 	(void)syscall(SYS_futex, &a->ring->published, FUTEX_WAKE, 1, NULL, NULL, 0);
-	r = agent_wait_done(a, timeout_usec);
+	r = op_freezes(op) ? wait_urgently(a, timeout_usec) : agent_wait_done(a, timeout_usec);
 	if (r < 0) {
 		a->broken = true;
 		return r;
@@ -281,6 +298,11 @@ int agent_open_uffd(struct agent_link *a, bool kernel_faults)
 int agent_close_uffd(struct agent_link *a)
 {
 	return close_role(a, RING_FD_UFFD);
+}
+
+const struct urgency *agent_urgency(const struct agent_link *a)
+{
+	return &a->urgency;
 }
 
 uint64_t agent_cpu_nsec(const struct agent_link *a)

@@ -322,6 +322,7 @@ static int link_resume(struct agent_link *a)
 	/* Tags of an earlier daemon may still be in the socket: start far from them. */
 	a->tag = (uint32_t)now_usec();
 	r = agent_wait_done(a, ADOPT_USEC);
+	urgency_repair(a->process, a->tid);
 	if (r < 0)
 		return r;
 	r = link_take_peer(a, __atomic_load_n(&a->ring->agent.fds[RING_FD_SOCKET_PEER],

@@ -22,6 +22,7 @@
 #include "common/units.h"
 #include "daemon/agent/ring.h"
 #include "daemon/process.h"
+#include "daemon/urgency.h"
 
 struct agent_link;
 
@@ -63,5 +64,7 @@ int64_t agent_call(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t a
 const struct process *agent_process(const struct agent_link *a);
 /* Time the borrowed thread was stopped while attaching. */
 uint64_t agent_stopped_usec(const struct agent_link *a);
+/* What the agent's priority was in the last batch that froze memory. */
+const struct urgency *agent_urgency(const struct agent_link *a);
 /* CPU time of the agent's thread so far; 0 when it can't be told. */
 uint64_t agent_cpu_nsec(const struct agent_link *a);

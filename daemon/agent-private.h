@@ -3,6 +3,7 @@
 #pragma once
 
 #include "daemon/agent-link.h"
+#include "daemon/urgency.h"
 
 struct agent_link {
 	const struct process *process;
@@ -18,6 +19,7 @@ struct agent_link {
 	bool has_event;	    /* the agent has event_fd */
 	bool broken;	    /* it did not answer, or lied: no more batches */
 	uint64_t stopped_usec;
+	struct urgency urgency; /* of the last batch that froze memory */
 };
 
 /* Sends one batch whose payload was written with agent_payload() and waits for its result, which is

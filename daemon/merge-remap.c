@@ -20,6 +20,16 @@
 /* Passes that a page waits whose bytes differed, or that was pinned for I/O. */
 #define DIFFERENT_WAIT 2U
 #define BUSY_WAIT      4U
+/*
+ * Work in one batch, and what a run, a page and the splitting of a huge page take at the most that was
+ * seen on a busy machine. The agent runs before ordinary threads meanwhile (urgency.h), and
+ * a guest's thread that waits for its processor has about so long to wait. Longer batches cost
+ * hardly less: a round trip takes some 50 us.
+ */
+#define WORK_NSEC_MAX	1000000U
+#define WORK_NSEC_RUN	15000U
+#define WORK_NSEC_PAGE	1000U
+#define WORK_NSEC_SPLIT 300000U
 
 struct remap {
 	struct work work; /* must be first */
@@ -168,23 +178,48 @@ static uint64_t block_of(const struct planned *p)
 	return hva_add_pages(p->block->start, p->run.first).addr / HUGE_BYTES;
 }
 
-/* Packs transactions, one for each 2 MiB, until the payload is full or the plan is at its end. */
+static uint32_t work_nsec_of(const struct planned *p)
+{
+	return WORK_NSEC_RUN + p->run.n_pages * WORK_NSEC_PAGE;
+}
+
+/* How many of the planned runs from the next on, all of one 2 MiB, go into a transaction; 0 when the work of
+ * the batch would be too much. Adds to *work_nsec. */
+static uint32_t transaction_runs(const struct remap *r, uint32_t *work_nsec)
+{
+	const struct planned *first = &r->plan[r->next];
+	uint32_t work = *work_nsec, n = 0;
+
+	if (ledger_is_huge(first->block, PAGE_ID(first->block->first.n + first->run.first)) &&
+	    (r->next == 0 || block_of(first - 1) != block_of(first)))
+		work += WORK_NSEC_SPLIT;
+	while (r->next + n < r->n_plan && first[n].block == first->block && block_of(&first[n]) == block_of(first)) {
+		work += work_nsec_of(&first[n]);
+		/* A batch has one run at least, whatever its length. */
+		if (work > WORK_NSEC_MAX && (n > 0 || *work_nsec > 0))
+			break;
+		*work_nsec = work;
+		n++;
+	}
+	return n;
+}
+
+/* Packs transactions, at most one for each 2 MiB, until that is work enough or the plan is at its end. */
 static void pack_batch(struct remap *r)
 {
+	uint32_t work_nsec = 0;
+
 	r->batch_from = r->next;
 	r->payload_bytes = 0;
 	r->n_transactions = 0;
 	while (r->next < r->n_plan) {
 		const struct planned *first = &r->plan[r->next];
-		uint32_t n = 0, bytes;
+		uint32_t n = transaction_runs(r, &work_nsec), bytes;
 		struct ring_merge *t;
 		struct ring_run *runs;
 
-		while (r->next + n < r->n_plan && r->plan[r->next + n].block == first->block &&
-		       block_of(&r->plan[r->next + n]) == block_of(first))
-			n++;
 		bytes = (uint32_t)(sizeof(*t) + n * sizeof(*runs));
-		if (r->payload_bytes + bytes > RING_PAYLOAD_BYTES)
+		if (n == 0 || r->payload_bytes + bytes > RING_PAYLOAD_BYTES)
 			break;
 		t = (struct ring_merge *)(r->payload + r->payload_bytes);
 		runs = (struct ring_run *)(t + 1);
@@ -312,14 +347,24 @@ static void apply_run(struct remap *r, const struct planned *p, const struct rin
 		apply_refused(r, p, result->merged, result->result);
 }
 
-static void note_wait(struct merge_remap_stats *s, uint32_t nsec)
+static void note_nsec(uint64_t histogram[MERGE_REMAP_WAITS], uint64_t *longest, uint32_t nsec)
 {
 	unsigned i = 0;
 
-	while (i + 1 < ARRAY_SIZE(s->wait_histogram) && nsec / NSEC_PER_USEC >= UINT64_C(1) << i)
+	while (i + 1 < MERGE_REMAP_WAITS && nsec / NSEC_PER_USEC >= UINT64_C(1) << i)
 		i++;
-	s->wait_histogram[i]++;
-	s->wait_max_nsec = MAX(s->wait_max_nsec, (uint64_t)nsec);
+	histogram[i]++;
+	*longest = MAX(*longest, (uint64_t)nsec);
+}
+
+static void note_urgency(struct merge_remap_stats *s, const struct urgency *u)
+{
+	if (u->kind == URGENCY_REALTIME) {
+		s->urgent_batches++;
+		return;
+	}
+	s->other_batches++;
+	s->urgency_error = u->error;
 }
 
 /* QEMU can write what comes back: only results are taken from it, checked, and the rest is what
@@ -338,7 +383,8 @@ static int apply_batch(struct remap *r)
 			return -EPROTO;
 		for (uint32_t n = 0; n < t->n_runs; n++)
 			apply_run(r, &r->plan[k++], &runs[n]);
-		note_wait(r->stats, got->wait_nsec);
+		note_nsec(r->stats->wait_histogram, &r->stats->wait_max_nsec, got->wait_nsec);
+		note_nsec(r->stats->cpu_histogram, &r->stats->cpu_max_nsec, got->wait_cpu_nsec);
 		at += (uint32_t)(sizeof(*t) + t->n_runs * sizeof(*runs));
 	}
 	return 0;
@@ -355,8 +401,10 @@ static void batch_done(struct work *w)
 	struct remap *r = (struct remap *)w;
 	uint64_t start = thread_cpu_nsec(), nsec;
 
-	if (r->result >= 0 && !r->m->gone)
+	if (r->result >= 0 && !r->m->gone) {
 		r->result = apply_batch(r);
+		note_urgency(r->stats, agent_urgency(r->m->agent));
+	}
 	/* The agent's time is QEMU's, as far as the kernel goes; we make it go and count it as ours:
 	 * it works while we wait. */
 	nsec = r->work.cpu_nsec + thread_cpu_nsec() - start + r->agent_nsec;

@@ -34,7 +34,12 @@ struct merge_remap_stats {
 	uint64_t busy_pages, different_pages;	/* refused by the agent, ever */
 	uint64_t agent_cpu_nsec;
 	uint64_t wait_max_nsec; /* the longest that a page of a guest was frozen, ever */
-	uint64_t wait_histogram[MERGE_REMAP_WAITS]; /* blocks whose longest freeze was below 2^i microseconds */
+	/* Transactions whose longest freeze was below 2^i microseconds: of time, and of the agent's CPU
+	 * time (the rest it had no processor, or slept for a lock). */
+	uint64_t wait_histogram[MERGE_REMAP_WAITS], cpu_histogram[MERGE_REMAP_WAITS];
+	uint64_t cpu_max_nsec;
+	uint64_t urgent_batches, other_batches; /* at real-time priority, or not (urgency.h) */
+	int urgency_error;			/* why the last of the others was not */
 };
 
 /* r < 0: the round ended early; what was done so far is in the ledger. */

@@ -271,14 +271,23 @@ static json_t *cpu(const struct manager *mgr)
 static json_t *remap(const struct manager *mgr)
 {
 	const struct merge_remap_stats *s = &mgr->remap_stats;
-	json_t *freezes = json_array();
+	json_t *freezes = json_array(), *freezes_cpu = json_array(), *answer;
 
-	for (size_t i = 0; i < ARRAY_SIZE(s->wait_histogram); i++)
+	for (size_t i = 0; i < MERGE_REMAP_WAITS; i++) {
 		(void)json_array_append_new(freezes, json_integer(INT(s->wait_histogram[i])));
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "merged_pages", INT(s->merged_pages), "hole_pages",
-			 INT(s->holes_pages), "busy_pages", INT(s->busy_pages), "different_pages",
-			 INT(s->different_pages), "freeze_max_usec", INT(s->wait_max_nsec / NSEC_PER_USEC),
-			 "freezes", freezes);
+		(void)json_array_append_new(freezes_cpu, json_integer(INT(s->cpu_histogram[i])));
+	}
+	answer = json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:o, s:I, s:I}", "merged_pages",
+			   INT(s->merged_pages), "hole_pages", INT(s->holes_pages), "busy_pages",
+			   INT(s->busy_pages), "different_pages", INT(s->different_pages), "freeze_max_usec",
+			   INT(s->wait_max_nsec / NSEC_PER_USEC), "freezes", freezes, "freeze_cpu_max_usec",
+			   INT(s->cpu_max_nsec / NSEC_PER_USEC), "freezes_cpu", freezes_cpu, "urgent_batches",
+			   INT(s->urgent_batches), "other_batches", INT(s->other_batches));
+	if (s->other_batches > 0)
+		(void)json_object_set_new(answer, "other_reason",
+					  json_sprintf("no real-time priority for the agent: %s",
+						       strerror(-s->urgency_error)));
+	return answer;
 }
 
 /* Root gets past the store's mode (store.h). */

@@ -75,7 +75,7 @@ static inline void range_thaw(const struct range_env *e, uint64_t addr, uint64_t
 	struct uffdio_range r = {addr, bytes};
 
 	while (sys_ioctl(e->uffd, UFFDIO_UNREGISTER, &r) == -ENOMEM)
-		cpu_relax();
+		pause_a_little();
 	range_wake(e, addr, bytes);
 	if (e->track_mode)
 		(void)range_register(e, addr, bytes, e->track_mode);
@@ -200,9 +200,13 @@ static inline void pages_give_back(const struct range_env *e, uint64_t to, uint6
 		if (r == 0 || r == -ENOENT)
 			done++;
 		else
-			cpu_relax();
+			pause_a_little();
 	}
 }
+
+/* Pages that were not looked at lately are not in the cache, and the processor's own prefetching ends
+ * with each page: so many bytes ahead are asked for. An address that is not mapped is no harm. */
+#define PREFETCH_BYTES 1024U
 
 /* How many pages, from the first on, are equal. Both are the agent's own. */
 static inline uint32_t pages_equal(uint64_t a, uint64_t b, uint32_t n_pages)
@@ -214,6 +218,8 @@ static inline uint32_t pages_equal(uint64_t a, uint64_t b, uint32_t n_pages)
 		for (uint32_t i = 0; i < PAGE_BYTES / 8; i += 8, p += 8, q += 8) {
 			uint64_t differ = 0;
 
+			__builtin_prefetch((const char *)p + PREFETCH_BYTES);
+			__builtin_prefetch((const char *)q + PREFETCH_BYTES);
 			for (uint32_t k = 0; k < 8; k++)
 				differ |= p[k] ^ q[k];
 			if (differ)
@@ -302,41 +308,64 @@ static inline int range_new(uint64_t bytes, uint64_t congruent, int flags, uint6
 	return 0;
 }
 
-/* The longest freeze of a batch, in cycles until the end, then in nanoseconds. */
+/* The longest freeze of a block, in cycles until the end, then in nanoseconds, and how much of it
+ * this thread had a processor. */
 struct freeze_clock {
 	uint64_t longest;
+	uint64_t longest_cpu_nsec;
 	uint64_t cycles_at_start;
 	uint64_t nsec_at_start;
 };
 
-static inline uint64_t nsec_now(void)
+/* When a freeze began. */
+struct freeze_start {
+	uint64_t cycles;
+	uint64_t cpu_nsec;
+};
+
+enum {
+	CLOCK_MONOTONIC_ = 1,
+	CLOCK_THREAD_CPUTIME_ID_ = 3,
+};
+
+static inline uint64_t nsec_now(int clock)
 {
 	struct sys_timespec t = {0, 0};
 
-	(void)sys_clock_gettime(1 /* CLOCK_MONOTONIC */, &t);
+	(void)sys_clock_gettime(clock, &t);
 	return (uint64_t)t.sec * UINT64_C(1000000000) + (uint64_t)t.nsec;
 }
 
 static inline void freeze_clock_start(struct freeze_clock *c)
 {
 	c->longest = 0;
-	c->nsec_at_start = nsec_now();
+	c->longest_cpu_nsec = 0;
+	c->nsec_at_start = nsec_now(CLOCK_MONOTONIC_);
 	c->cycles_at_start = cycles_now();
 }
 
-static inline void freeze_clock_note(struct freeze_clock *c, uint64_t since_cycles)
+static inline struct freeze_start freeze_begin(void)
 {
-	uint64_t cycles = cycles_now() - since_cycles;
+	uint64_t cpu_nsec = nsec_now(CLOCK_THREAD_CPUTIME_ID_);
 
-	if (cycles > c->longest)
-		c->longest = cycles;
+	return (struct freeze_start){cycles_now(), cpu_nsec};
+}
+
+static inline void freeze_clock_note(struct freeze_clock *c, const struct freeze_start *since)
+{
+	uint64_t cycles = cycles_now() - since->cycles;
+
+	if (cycles <= c->longest)
+		return;
+	c->longest = cycles;
+	c->longest_cpu_nsec = nsec_now(CLOCK_THREAD_CPUTIME_ID_) - since->cpu_nsec;
 }
 
 /* The batch itself is the yardstick: so many cycles were so many nanoseconds. */
 static inline uint32_t freeze_clock_nsec(const struct freeze_clock *c)
 {
 	uint64_t cycles = (cycles_now() - c->cycles_at_start) >> 10;
-	uint64_t nsec = nsec_now() - c->nsec_at_start, longest;
+	uint64_t nsec = nsec_now(CLOCK_MONOTONIC_) - c->nsec_at_start, longest;
 
 	if (c->longest == 0 || cycles == 0)
 		return c->longest ? (uint32_t)nsec : 0;

@@ -27,7 +27,7 @@
 #include <stdint.h>
 
 #define RING_MAGIC	   UINT64_C(0x3164726168736d6d) /* "mmshard1" */
-#define RING_VERSION	   1U
+#define RING_VERSION	   2U
 #define RING_BATCHES	   4U
 #define RING_PAYLOAD_BYTES (256U << 10)
 #define RING_HEADER_BYTES  4096U
@@ -99,9 +99,13 @@ struct ring_merge {
 	uint32_t flags;	      /* enum ring_merge_flag */
 	uint32_t advice_mask; /* enum ring_advice: what to put back on replaced mappings */
 	uint32_t wait_nsec;   /* written by the agent: the longest that a page was frozen */
+	/* Written by the agent: the CPU time of its thread in that longest freeze. The rest of it the
+	 * agent slept for a lock, or had no processor. */
+	uint32_t wait_cpu_nsec;
 	/* Written by the agent: enum ring_advice that could not be put back. */
 	uint32_t advice_failed;
 	int32_t result; /* written by the agent: RECLAIM with WHOLE, of the last range; else 0 */
+	uint32_t reserved;
 	/* The block's memory policy: RING_POLICY(), or 0. RECLAIM gives it to new memory. */
 	uint64_t policy;
 };
@@ -200,7 +204,7 @@ struct ring_header {
 
 _Static_assert(sizeof(struct ring_header) <= RING_HEADER_BYTES, "header fits its page");
 _Static_assert(sizeof(struct ring_run) == 24, "ABI");
-_Static_assert(sizeof(struct ring_merge) == 48, "ABI");
+_Static_assert(sizeof(struct ring_merge) == 56, "ABI");
 
 #define RING_RUNS_MAX	((RING_PAYLOAD_BYTES - sizeof(struct ring_merge)) / sizeof(struct ring_run))
 #define RING_ADVISE_MAX (RING_PAYLOAD_BYTES / sizeof(struct ring_advise))

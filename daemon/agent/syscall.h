@@ -144,6 +144,11 @@ static inline long sys_prctl(int option, unsigned long arg)
 	return sys_call(__NR_prctl, option, (long)arg, 0, 0, 0, 0);
 }
 
+static inline long sys_nanosleep(const struct sys_timespec *ts)
+{
+	return sys_call(__NR_nanosleep, (long)ts, 0, 0, 0, 0, 0);
+}
+
 static inline long sys_clock_gettime(int clock, struct sys_timespec *ts)
 {
 	return sys_call(__NR_clock_gettime, clock, (long)ts, 0, 0, 0, 0);
@@ -158,9 +163,16 @@ static inline uint64_t cycles_now(void)
 	return (uint64_t)high << 32 | low;
 }
 
-static inline void cpu_relax(void)
+/*
+ * Between two attempts at something that must not be given up: a tenth of a millisecond for
+ * others. It sleeps, because this thread may be one that no ordinary thread can take the processor from
+ * (daemon/urgency.h), and what it waits for (memory, a mapping) is for others to give.
+ */
+static inline void pause_a_little(void)
 {
-	__asm__ volatile("pause" : : : "memory");
+	static const struct sys_timespec little = {.sec = 0, .nsec = 100000};
+
+	(void)sys_nanosleep(&little);
 }
 
 /* Writes to the byte without changing it, atomically against every other writer. */

@@ -106,6 +106,8 @@ static const struct need needs[] = {
 	{ "ioctl", NEED_AGENT, 0, SYS_ioctl, { ANY, UFFDIO_MOVE, ANY } },
 	{ "ioctl", NEED_AGENT, 0, SYS_ioctl, { ANY, UFFDIO_WRITEPROTECT, ANY } },
 	{ "clock_gettime", NEED_AGENT, 0, SYS_clock_gettime, { CLOCK_MONOTONIC, ANY } },
+	{ "clock_gettime", NEED_AGENT, 0, SYS_clock_gettime, { CLOCK_THREAD_CPUTIME_ID, ANY } },
+	{ "nanosleep", NEED_AGENT, 0, SYS_nanosleep, { ANY, 0 } },
 };
 _Static_assert(ARRAY_SIZE(needs) <= NEEDS_MAX, "verdicts hold all needs");
 

@@ -125,6 +125,16 @@ def until(deadline):
         number += 1
 
 
+def priorities(guest):
+    """Scheduling policies of memshared's threads in a guest; between two batches an ordinary one."""
+    tasks, found = "/proc/%d/task/" % guest.pid, set()
+    for tid in os.listdir(tasks):
+        with contextlib.suppress(OSError), open(tasks + tid + "/comm", encoding="ascii") as file:
+            if file.read().strip() == "memshared":
+                found.add(os.sched_getscheduler(int(tid)) & ~os.SCHED_RESET_ON_FORK)
+    return found
+
+
 def _across(host, first, second):
     audit = host.audit([*first, *second], ranges=lambda g: [g.ram_range])
     pids = {g.pid for g in first}

@@ -6,6 +6,7 @@ import os
 import time
 
 import harness
+import remapping
 
 MIB = 1 << 20
 PAGE = 4096
@@ -111,6 +112,14 @@ def merge(host):
     status = settled(host, daemon)
     assert status["remap"]["merged_pages"] >= status["totals"]["shared_pages"], status["remap"]
     assert sum(status["remap"]["freezes"]) and status["remap"]["freeze_max_usec"], status["remap"]
+    remap = status["remap"]
+    assert sum(remap["freezes_cpu"]) == sum(remap["freezes"]), remap
+    # A host may refuse real-time priority; then it is said.
+    assert remap["urgent_batches"] + remap["other_batches"] > 0, remap
+    assert bool(remap["other_batches"]) == ("other_reason" in remap), remap
+    harness.note("batches at real-time priority: %(urgent_batches)d, at another: %(other_batches)d" % remap)
+    host.wait(lambda: all(remapping.priorities(g) == {os.SCHED_OTHER} for g in guests), 60,
+              "idle agents have the priority of all threads")
     assert status["cpu"]["agents_usec"], status["cpu"]
     assert not status["warnings"], status["warnings"]
 

@@ -17,7 +17,7 @@ KILLS = int(os.environ.get("MEMSHARED_TEST_KILLS", "20"))
 
 # Every point that a daemon with engine remap passes, and how it is made to.
 ENTERING = ("agent-planted", "agent-greeted", "enroll-attached", "enroll-noted", "enroll-unmarked")
-MERGING = ("pass-scan", "store-written", "remap-before-batch", "remap-batch-done")
+MERGING = ("pass-scan", "store-written", "remap-before-batch", "urgency-begun", "remap-batch-done")
 TAKING_OVER = ("agent-adopted", "adopt-piece")
 TIDYING = ("store-punched",)
 LEAVING = ("giveback-piece", "remap-unmerged", "agent-exit", "enroll-left")
@@ -47,6 +47,8 @@ def recovered(host):
     daemon = remapping.start(host)
     remapping.enrolled(host, daemon, host.pair)
     remapping.merged(host, daemon, 500)
+    host.wait(lambda: all(remapping.priorities(g) == {os.SCHED_OTHER} for g in host.pair), 60,
+              "the agents have the priority of all threads again")
     return daemon
 
 

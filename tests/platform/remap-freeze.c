@@ -349,6 +349,45 @@ static void counts_show_pins(void **state _unused_)
 	assert_true(since <= now_usec());
 }
 
+/* How many of the pages belong to a huge page, mapped as one or not; -1 when nobody says. */
+static int count_huge(const char *map, uint64_t n_pages)
+{
+	_cleanup_close_ int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	int n = 0;
+
+	for (uint64_t i = 0; i < n_pages; i++) {
+		uint64_t entry, bits, page = (uintptr_t)map / PAGE_BYTES + i;
+
+		if (pread(pagemap, &entry, 8, (off_t)(page * 8)) != 8 || !(entry & PAGEMAP_ENTRY_PFN) ||
+		    pread(flags, &bits, 8, (off_t)((entry & PAGEMAP_ENTRY_PFN) * 8)) != 8)
+			return -1;
+		n += bits >> 22 & 1; /* KPF_THP */
+	}
+	return n;
+}
+
+/* So that the move need not, while the guest waits. */
+static void cold_splits_a_huge_page(void **state _unused_)
+{
+	char *raw = mmap(NULL, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *map = (char *)ALIGN_UP((uintptr_t)raw, HUGE_BYTES);
+
+	assert_ptr_not_equal(raw, MAP_FAILED);
+	(void)madvise(map, HUGE_BYTES, MADV_HUGEPAGE);
+	memset(map, 7, HUGE_BYTES);
+	if (count_huge(map, HUGE_PAGES) != (int)HUGE_PAGES) {
+		(void)munmap(raw, 2 * HUGE_BYTES);
+		SKIP("no huge page, or no right to see it");
+	}
+	assert_int_equal(madvise(map + 3 * PAGE_BYTES, PAGE_BYTES, MADV_COLD), 0);
+	assert_int_equal(count_huge(map, HUGE_PAGES), 0);
+	for (uint64_t i = 0; i < HUGE_BYTES; i++)
+		if (map[i] != 7)
+			fail_msg("byte %u: %d", (unsigned)i, map[i]);
+	(void)munmap(raw, 2 * HUGE_BYTES);
+}
+
 /* With one for user mode only, the kernel's accesses fail instead of waiting: not for RECLAIM or
  * MERGE. */
 static void user_mode_fails_the_kernel(void **state _unused_)
@@ -377,6 +416,7 @@ int main(void)
 		cmocka_unit_test(pin_takes_protection_off),
 		cmocka_unit_test(move_sees_pins),
 		cmocka_unit_test(counts_show_pins),
+		cmocka_unit_test(cold_splits_a_huge_page),
 		cmocka_unit_test(user_mode_fails_the_kernel),
 	};
 
