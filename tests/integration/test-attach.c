@@ -267,7 +267,7 @@ static void another_store(void **state _unused_)
 	assert_int_equal(agent_send_fd(a, RING_FD_STORE, fds[0]), 0);
 	assert_int_equal(agent_call(a, RING_MAP_STORE, 0, PAGE_BYTES, NULL, 0), 0);
 	with = process_snapshot(guest.pid);
-	assert_non_null(strstr(with, "another-store (deleted) "));
+	assert_non_null(strstr(with, "another-store (deleted)"));
 	assert_int_equal(agent_send_fd(a, RING_FD_STORE, fds[1]), 0);
 	without = process_snapshot(guest.pid);
 	print_message("# %zu and %zu bytes\n", strlen(with), strlen(without));
