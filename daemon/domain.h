@@ -40,9 +40,13 @@ struct domain {
 	uint64_t last_round_usec;    /* when it ended */
 	unsigned round_backoff;	     /* rounds in a row that gained next to nothing, bounded */
 	bool round_running;
+	bool round_audits; /* it is one without ksmd */
 	/* Engine ksm: no pass before an audit (merge-ksm.h). A member yielded, all its pages count as
 	 * written, those that KSM has merged too: frames tell what is still shared. */
 	bool audit_wanted;
+	/* Engine ksm: frames are to tell what is shared no more; passes need not wait for that. */
+	bool audit_due;
+	uint64_t next_audit_usec; /* not before */
 	/* The store is an earlier daemon's. */
 	bool adopted;
 	bool adopting;	/* its slots are being read: no member is read or merged until that is done */

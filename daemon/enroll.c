@@ -121,6 +121,11 @@ static int make_tracker(struct enroll *e)
 	int r = -EOPNOTSUPP, error = 0;
 
 	/* Transactions need the userfaultfd that wp brings. */
+	if (policy_engine_transacts(e->m->policy.engine) && e->policy.tracker != POLICY_TRACKER_AUTO &&
+	    e->policy.tracker != POLICY_TRACKER_WP)
+		(void)snprintf(e->reason, sizeof(e->reason),
+			       "engine %s works with tracker wp only: set tracker=auto, or engine=ksm",
+			       policy_engine_to_string(e->m->policy.engine));
 	for (size_t i = 0;
 	     i < (policy_engine_transacts(e->m->policy.engine) ? 1 : ARRAY_SIZE(kinds)) && r < 0; i++)
 		if (e->policy.tracker == POLICY_TRACKER_AUTO || e->policy.tracker == asked[i]) {

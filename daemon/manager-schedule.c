@@ -23,6 +23,10 @@
  * what could not be done the last time. */
 #define TIDY_PASSES	  3U
 #define TIDY_IDLE_PASSES  60U
+/* What ceased to be shared since a round is audited after so many passes: pages that were written,
+ * more than this share of all, or perhaps written, which is all that some trackers tell. */
+#define AUDIT_PASSES	  3U
+#define AUDIT_SHARE	  128U
 /* A pass that failed is tried again after this. */
 #define PASS_RETRY_USEC	  (5 * USEC_PER_SEC)
 
@@ -44,6 +48,27 @@ static void look_for_ram(struct manager *mgr, struct member *m)
 		m->vm_pages_looked = now;
 }
 
+/* How many frames are shared is known from the last round only. */
+static bool needs_audit(const struct manager *mgr, const struct domain *d)
+{
+	struct merge_ksm_stats s;
+	uint64_t sharers = 0;
+	bool exact = true;
+
+	if (!mgr->merge_ksm || d->engine != POLICY_ENGINE_KSM)
+		return false;
+	for (const struct member *m = mgr->members; m; m = m->next) {
+		if (m->domain != d || !m->tracker)
+			continue;
+		exact &= tracker_is_exact(m->tracker);
+		for (size_t i = 0; i < m->n_blocks; i++)
+			sharers += m->blocks[i]->counts[PAGE_STATE_SHARED];
+	}
+	merge_ksm_stats(mgr->merge_ksm, &s);
+	return (!exact && sharers > 0) ||
+	       sharers + MAX(s.sharers_pages / AUDIT_SHARE, (uint64_t)ROUND_MIN_PAGES) < s.sharers_pages;
+}
+
 static void pass_done(struct member *m, int r, void *userdata)
 {
 	struct manager *mgr = userdata;
@@ -63,6 +88,7 @@ static void pass_done(struct member *m, int r, void *userdata)
 		interval = MAX(interval, PASS_RETRY_USEC);
 	} else {
 		look_for_ram(mgr, m);
+		m->domain->audit_due |= needs_audit(mgr, m->domain);
 	}
 	m->next_pass_usec = now_usec() + interval;
 	manager_schedule(mgr);
@@ -78,6 +104,18 @@ static void finish_gone(struct manager *mgr)
 	}
 }
 
+/* When the next one is worth its while. */
+static void note_round(struct domain *d, const struct merge_ksm_stats *s)
+{
+	d->last_round_usec = now_usec();
+	if (s->incomplete)
+		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
+	if (s->incomplete || s->gained_pages >= ROUND_MIN_PAGES)
+		d->round_backoff = 0;
+	else
+		d->round_backoff = MIN(d->round_backoff + 1, ROUND_BACKOFF_MAX);
+}
+
 static void round_done(struct domain *d, int r, void *userdata)
 {
 	struct manager *mgr = userdata;
@@ -87,13 +125,9 @@ static void round_done(struct domain *d, int r, void *userdata)
 		return;
 	d->round_running = false;
 	merge_ksm_stats(mgr->merge_ksm, &s);
-	d->last_round_usec = now_usec();
-	if (s.incomplete)
-		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
-	if (s.incomplete || s.gained_pages >= ROUND_MIN_PAGES)
-		d->round_backoff = 0;
-	else
-		d->round_backoff = MIN(d->round_backoff + 1, ROUND_BACKOFF_MAX);
+	d->next_audit_usec = now_usec() + AUDIT_PASSES * mgr->pass_env.interval_usec;
+	if (!d->round_audits)
+		note_round(d, &s);
 	if (r < 0)
 		log_warning("merging in domain %s failed (%s): trying again with the next pass", d->name,
 			    strerror(-r));
@@ -205,12 +239,14 @@ static void start_round(struct manager *mgr, struct domain *d, bool audit)
 	if (!audit)
 		d->offered_last_round = d->offered;
 	if (members && n == 0) {
-		d->audit_wanted = false;
+		d->audit_wanted = d->audit_due = false;
 		return;
 	}
 	if (members)
 		r = merge_ksm_round(mgr->merge_ksm, d, members, n, !audit, round_done, mgr);
 	d->round_running = r >= 0;
+	d->round_audits = audit;
+	d->audit_due &= r < 0;
 	if (audit)
 		d->audit_wanted = r < 0;
 	else
@@ -298,6 +334,8 @@ static uint64_t schedule_domain(struct manager *mgr, struct domain *d, uint64_t 
 		start_round(mgr, d, true);
 	else if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
 		start_round(mgr, d, false);
+	else if (d->audit_due && d->next_audit_usec <= now && domain_is_quiet(mgr, d, now))
+		start_round(mgr, d, true);
 	else if (tidy_due(mgr, d) <= now && domain_is_quiet(mgr, d, now))
 		start_tidy(mgr, d, now);
 	/* Also when no member has passes. */

@@ -36,6 +36,7 @@ struct merge_ksm {
 	uint64_t started_usec, ksmd_nsec;
 	uint64_t full_scans, merged, progress_scan;
 	bool paused, converged, cut, progress;
+	bool audit; /* VERIFY only */
 	struct merge_ksm_stats stats;
 };
 

@@ -39,7 +39,10 @@ static int verify_mark(struct ksm_job *job, const struct ledger_block *b, const 
 	/* In this order: a page that is written after collect shows in the next pass; one that was
 	 * written before has a frame of its own. Merging drops write protection, so the tracker's
 	 * word counts only for pages that were not candidates. */
-	r = tracker_collect(job->m->tracker, start, mark->n_pages, note_run, &job->runs);
+	if (tracker_is_exact(job->m->tracker))
+		r = tracker_collect(job->m->tracker, start, mark->n_pages, note_run, &job->runs);
+	else /* the pass must not miss what is told only once */
+		r = pagemap_walk(job->m->process, start, mark->n_pages, 0, note_run, &job->runs);
 	if (r >= 0)
 		r = pagemap_read_pfns(job->m->process, start, mark->n_pages, pfns);
 	for (uint32_t i = 0; r >= 0 && i < mark->n_pages; i++)
@@ -99,7 +102,8 @@ static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
 			else if ((!(run->bits & PAGE_PRESENT) || run->bits & PAGE_ZERO) &&
 				 s != PAGE_STATE_HOLE)
 				domain_forget_absent(m->domain, b, page);
-			else if (!merge_ksm_wants(s) && run->bits & PAGE_WRITTEN)
+			else if (!merge_ksm_wants(s) && run->bits & PAGE_WRITTEN &&
+				 tracker_is_exact(m->tracker))
 				domain_forget_young(m->domain, b, page, NOT_MERGED_WAIT);
 		}
 	}
@@ -119,7 +123,7 @@ static void apply_alone(struct merge_ksm *mk, struct ledger_block *b, page_id pa
 
 	if (s == PAGE_STATE_SHARED)
 		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
-	else if (mk->converged && (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS)) {
+	else if (mk->converged && !mk->audit && (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS)) {
 		mk->stats.missed_pages++;
 		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
 	}

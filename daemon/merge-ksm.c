@@ -389,7 +389,8 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	mk->domain = d;
 	mk->done = done;
 	mk->userdata = userdata;
-	mk->converged = !candidates;
+	mk->audit = !candidates;
+	mk->converged = mk->audit;
 	mk->cut = false;
 	mk->stats.phase = candidates ? MERGE_KSM_MARK : MERGE_KSM_VERIFY;
 	if (candidates)

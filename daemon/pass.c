@@ -168,8 +168,8 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 	enum page_state s = ledger_state(p->env->ledger, page);
 	unsigned wait;
 
-	/* Rehash knows nothing: shared pages are left to the engine's audit, the others are read. */
-	if (tracker_kind(p->m->tracker) == TRACKER_REHASH) {
+	/* Perhaps it was not: shared pages are left to the engine's audit, the others are read. */
+	if (!tracker_is_exact(p->m->tracker)) {
 		if (s == PAGE_STATE_SHARED || s == PAGE_STATE_PAIRING)
 			return;
 		if (s == PAGE_STATE_ABSENT)
@@ -297,9 +297,9 @@ static void scan_run(struct work *w)
 	p->error = n < 0 ? (int)n : 0;
 }
 
-/* Rehash: is the page as it was when it was last read? Brings its state up to date; true
- * when it is a YOUNG page whose wait is over. */
-static bool rehash_ripe(struct pass *p, struct ledger_block *b, page_id page, uint32_t word)
+/* A tracker that is not exact: is the page as it was when it was last read? Brings its state up to
+ * date; true when it is a YOUNG page whose wait is over. */
+static bool compared_ripe(struct pass *p, struct ledger_block *b, page_id page, uint32_t word)
 {
 	struct ledger *l = p->env->ledger;
 	enum page_state s = ledger_state(l, page);
@@ -355,8 +355,8 @@ static void offer(struct pass *p, struct ledger_block *b, page_id page, const st
 		domain_forget_absent(d, b, page);
 		return;
 	}
-	if (tracker_kind(p->m->tracker) == TRACKER_REHASH &&
-	    !rehash_ripe(p, b, page, (uint32_t)(res->fingerprint >> 32)))
+	if (!tracker_is_exact(p->m->tracker) &&
+	    !compared_ripe(p, b, page, (uint32_t)(res->fingerprint >> 32)))
 		return;
 	if (ledger_state(p->env->ledger, page) != PAGE_STATE_YOUNG)
 		return;

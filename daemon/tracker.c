@@ -61,6 +61,11 @@ enum tracker_kind tracker_kind(const struct tracker *t)
 	return t->ops->kind;
 }
 
+bool tracker_is_exact(const struct tracker *t)
+{
+	return t->ops->kind == TRACKER_WP;
+}
+
 int tracker_arm(struct tracker *t, hva start, uint64_t n_pages)
 {
 	return t->ops->arm && n_pages > 0 ? t->ops->arm(t, start, n_pages) : 0;

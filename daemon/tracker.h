@@ -71,6 +71,9 @@ int tracker_new(enum tracker_kind kind, const struct process *p, int uffd, enum 
 /* Disarms everything first. NULL is fine. */
 void tracker_free(struct tracker *t);
 enum tracker_kind tracker_kind(const struct tracker *t);
+/* Does a page reported as written show that it was, since the collect before? Else it may have been:
+ * the caller compares fingerprints, and knows nothing new of pages that it cannot compare. */
+bool tracker_is_exact(const struct tracker *t);
 /*
  * Starts to track a range; its pages count as written until the first collect. Also to be
  * called again, before the next collect, for a range in which mappings were replaced (remap,
