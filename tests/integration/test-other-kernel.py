@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The platform tests on other kernels than this machine's.
+"""The platform tests on other kernels than this machine's, and a clock that jumps.
 
 A virtual machine (TCG) boots Debian's kernel with an initramfs that holds the test programs of
 this build and the libraries they need, and prints their TAP to its serial console. Kernels:
 the installed linux-image-cloud-amd64, and Debian's 6.12, which has soft-dirty marks and
 PAGEMAP_SCAN both; the latter is downloaded once and kept in $XDG_CACHE_HOME/memshared. A
 directory in $MEMSHARED_OTHER_KERNEL (with boot/ and lib/modules/) is used instead of it.
+
+There memshared itself merges two QEMUs, with each tracker that the kernel has, while the wall clock
+jumps (clock-jumps.sh): this machine's clock is left alone.
 """
 import contextlib
 import glob
@@ -27,6 +30,15 @@ MODULES = ("brd", "ext4")
 UNIT_TESTS = ("test-kernel", "test-pagemap", "test-span", "test-range-set", "test-store",
               "test-transaction")
 MODEL_TESTS = ("remap-model",)
+# What clock-jumps.sh runs, by the directory that holds it.
+CLOCK_PROGRAMS = {
+    BUILD: ("memshared", "memsharectl", "memshared-attach", "tests/bench/fill"),
+    "/usr/bin": ("qemu-system-x86_64",),
+}
+CLOCK_DATA = (os.path.join(BUILD, "memshared-agent.bin"), "/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/kvmvapic.bin",
+              "/usr/lib/*/qemu/accel-tcg-x86_64.so")
+SOURCE = os.environ.get("MEMSHARED_SRCDIR",
+                        os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -44,6 +56,11 @@ for t in /t/*; do
   echo "@@ begin ${t##*/}"
   case $t in */memshared) timeout 60 $t --check 2>&1 ;; *) timeout 300 $t 2>&1 ;; esac
   echo "@@ end ${t##*/} $?"
+done
+for tracker in $(echo $trackers | tr , ' '); do
+  echo "@@ begin clock-jumps-$tracker"
+  timeout 600 /x/clock-jumps.sh $tracker 2>&1
+  echo "@@ end clock-jumps-$tracker $?"
 done
 echo "@@ done"
 reboot -f
@@ -156,9 +173,22 @@ def copy_libraries(program, root):
             shutil.copy(path, root + place)
 
 
+def copy_clock_test(root):
+    for directory, names in CLOCK_PROGRAMS.items():
+        for name in names:
+            shutil.copy(os.path.join(directory, name), root + "/x")
+            copy_libraries(os.path.join(directory, name), root)
+    for pattern in CLOCK_DATA:
+        (path,) = glob.glob(pattern)
+        shutil.copy(path, root + "/x")
+        if path.endswith(".so"):
+            copy_libraries(path, root)
+    shutil.copy(os.path.join(SOURCE, "tests/integration/clock-jumps.sh"), root + "/x")
+
+
 def make_initramfs(work, modules):
     root = work + "/root"
-    for directory in ("bin", "dev", "proc", "sys", "tmp", "run", "var/tmp", "modules", "t", "lib"):
+    for directory in ("bin", "dev", "proc", "sys", "tmp", "run", "var/tmp", "modules", "t", "x", "lib"):
         os.makedirs(os.path.join(root, directory))
     busybox = shutil.which("busybox")
     if not busybox:
@@ -170,6 +200,7 @@ def make_initramfs(work, modules):
     for name, path in programs().items():
         shutil.copy(path, root + "/t/" + name)
         copy_libraries(path, root)
+    copy_clock_test(root)
     with open(root + "/modules/list", "w", encoding="ascii") as names:
         for path in modules_needed(modules, MODULES):
             name = os.path.basename(path).removesuffix(".xz")
@@ -185,14 +216,13 @@ def make_initramfs(work, modules):
 # --- the machine -----------------------------------------------------------------------------
 
 
-def boot(kernel, image, timeout):
-    """Everything that the machine printed."""
-    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "1024",
+def boot(kernel, image, timeout, trackers):
+    """Everything that the machine printed. trackers: those to try with jumps of the clock."""
+    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "1280",
                "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                "-serial", "stdio", "-kernel", kernel, "-initrd", image,
-               "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off psi=1"]
-    if not shutil.which(command[0]):
-        raise tap.Skip("no %s on this machine" % command[0])
+               "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off psi=1 "
+               "trackers=" + ",".join(trackers)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT) as machine:
         try:
@@ -253,20 +283,22 @@ def judge(text):
     assert n_passed > 20, "hardly anything ran"
 
 
-def platform_tests(kernel, modules):
+def platform_tests(kernel, modules, trackers):
+    if not shutil.which("qemu-system-x86_64"):
+        raise tap.Skip("no qemu-system-x86_64 on this machine")
     tap.note(os.path.basename(kernel))
     with tempfile.TemporaryDirectory(prefix="memshared-kernel-") as work:
-        judge(boot(kernel, make_initramfs(work, modules), 600))
+        judge(boot(kernel, make_initramfs(work, modules), 900, trackers))
 
 
 @tap.test("the platform tests pass on Debian's 6.12, with soft-dirty marks", limit=1200)
 def debian_6_12(_context):
-    platform_tests(*downloaded_kernel())
+    platform_tests(*downloaded_kernel(), ("wp", "softdirty", "rehash"))
 
 
 @tap.test("the platform tests pass on the installed kernel", limit=900)
 def installed(_context):
-    platform_tests(*installed_kernel())
+    platform_tests(*installed_kernel(), ("rehash",))
 
 
 tap.main(contextlib.nullcontext)
