@@ -37,12 +37,12 @@ static bool permit_take(void)
 	int r;
 
 	(void)pthread_once(&permits_once, permits_init);
-	(void)clock_gettime(CLOCK_REALTIME, &until);
+	(void)clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_nsec += PERMIT_WAIT_USEC * (long)NSEC_PER_USEC;
 	until.tv_sec += until.tv_nsec / (long)NSEC_PER_SEC;
 	until.tv_nsec %= (long)NSEC_PER_SEC;
 	do
-		r = sem_timedwait(&permits, &until);
+		r = sem_clockwait(&permits, CLOCK_MONOTONIC, &until);
 	while (r < 0 && errno == EINTR);
 	return r == 0;
 }
