@@ -53,7 +53,9 @@ class Service(harness.Client):
 
     @property
     def pid(self):
-        return int(show("MainPID"))
+        pid = int(show("MainPID"))
+        assert pid > 0, "memshared does not run" + journal()  # and 0 would be all of our own processes
+        return pid
 
     def status_field(self, name):
         """A line of /proc/PID/status."""

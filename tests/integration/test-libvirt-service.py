@@ -191,6 +191,7 @@ def libvirtd(context):
                       "it is connected again")
     followed()
     pid = int(systemctl("show", "--property=MainPID", "--value", "libvirtd"))
+    assert pid > 0, "libvirtd does not run"
     os.kill(pid, signal.SIGKILL)
     context.host.wait(lambda: systemctl("show", "--property=MainPID", "--value", "libvirtd")
                       not in ("0", str(pid)), PATIENCE, "systemd starts libvirtd again")

@@ -141,7 +141,7 @@ def engines(host):
 def back_in(host, old):
     """systemd has started another daemon, and both guests were let in again without a word."""
     def anew():
-        return show("ActiveState") == "active" and host.service.pid not in (0, old)
+        return show("ActiveState") == "active" and int(show("MainPID")) not in (0, old)
     host.wait(anew, 60, "systemd starts memshared again", 0.2)
     merging.wait_enrolled(host, host.service, host.pair)
     with host.idle():
