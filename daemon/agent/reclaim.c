@@ -353,7 +353,7 @@ static void reclaim_undo(struct reclaim *c)
 
 static int reclaim_range(struct reclaim *c, struct freeze_clock *clock)
 {
-	struct freeze_start since;
+	uint64_t since;
 	int r = reclaim_check(c);
 
 	if (r == 0)
@@ -363,7 +363,7 @@ static int reclaim_range(struct reclaim *c, struct freeze_clock *clock)
 			(void)range_protect(c->e, c->runs[i].addr, run_bytes(&c->runs[i]), false);
 		return r;
 	}
-	since = freeze_begin();
+	since = freeze_clock_begin(clock);
 	r = reclaim_freeze(c);
 	if (r == 0)
 		r = reclaim_take(c);
@@ -373,11 +373,11 @@ static int reclaim_range(struct reclaim *c, struct freeze_clock *clock)
 		r = reclaim_commit(c);
 	if (r < 0) {
 		reclaim_undo(c);
-		freeze_clock_note(clock, &since);
+		freeze_clock_note(clock, since);
 		return r;
 	}
 	range_wake(c->e, c->addr, c->bytes);
-	freeze_clock_note(clock, &since);
+	freeze_clock_note(clock, since);
 	for (uint32_t i = 0; i < c->n_aside; i++)
 		(void)sys_munmap(c->aside[i], run_bytes(&c->runs[i]));
 	if (c->e->track_mode)

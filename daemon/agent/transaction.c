@@ -132,7 +132,7 @@ static int piece_merge(struct merge *m, uint64_t addr, uint32_t n_pages, uint32_
 	const struct range_env *e = &m->env;
 	const uint64_t scratch = e->scratch + (addr & (RING_BLOCK_BYTES - 1));
 	uint32_t moved = 0, equal = 0, mapped = 0;
-	const struct freeze_start since = freeze_begin();
+	const uint64_t since = freeze_clock_begin(&m->clock);
 	int r;
 
 	*ret_merged = 0;
@@ -165,7 +165,7 @@ static int piece_merge(struct merge *m, uint64_t addr, uint32_t n_pages, uint32_
 		range_thaw(e, addr + pages_bytes(mapped), pages_bytes(n_pages - mapped));
 	if (mapped > 0)
 		range_wake(e, addr, pages_bytes(mapped));
-	freeze_clock_note(&m->clock, &since);
+	freeze_clock_note(&m->clock, since);
 	*ret_merged = equal;
 	return r;
 }
@@ -384,9 +384,7 @@ static void block_run(struct merge *m, enum ring_op op, struct ring_merge *b, st
 		protect_block(&m->env, b, runs);
 	else
 		reclaim_block(&m->env, &m->clock, b, runs);
-	b->wait_nsec = freeze_clock_nsec(&m->clock);
-	b->wait_cpu_nsec = m->clock.longest_cpu_nsec > UINT32_MAX ? UINT32_MAX
-								  : (uint32_t)m->clock.longest_cpu_nsec;
+	freeze_clock_end(&m->clock, &b->wait_nsec, &b->wait_cpu_nsec);
 }
 
 int64_t transaction_run(struct ring_agent *a, enum ring_op op, void *payload, uint32_t n_blocks)
