@@ -7,9 +7,13 @@
  * (runs with one page left out in between) and given back, for SECONDS (default 5) each, while
  * a guest thread reads pages at random and times each access.
  *
+ * The transactions are carried out as an agent carries them out: at real-time priority where the host
+ * allows it (urgency.h), a block at a time, with a sleep in between.
+ *
  *   cpu    thread CPU time of the transactions for each page, scratch and advice included
  *   maps   mappings the guest gained for each page
- *   freeze how long pages were frozen: the agent's own figure, the longest of each block
+ *   freeze how long pages were frozen: the agent's own figure, the longest of each block;
+ *   work   the CPU time in these
  *   and how long accesses of the guest thread took, of those that took 2 us or more (waits.h)
  */
 #include <errno.h>
@@ -21,6 +25,8 @@
 
 #include "common/parse.h"
 #include "common/util.h"
+#include "daemon/process.h"
+#include "daemon/urgency.h"
 #include "tests/bench/waits.h"
 #include "tests/integration/remap-fixture.h"
 
@@ -34,6 +40,8 @@ struct histogram {
 };
 
 static struct remap host;
+static struct process self;
+static uint64_t blocks, urgent_blocks;
 static char *guest;
 static uint64_t n_pages;
 static atomic_bool stop;
@@ -130,26 +138,43 @@ static void must_be_ok(int64_t r, const struct ring_run *runs, uint32_t n, const
 		}
 }
 
+/* As the daemon has it done; adds the CPU time. */
+static int64_t block_run(enum ring_op op, char *block, uint32_t flags, struct ring_run *runs, uint32_t n,
+			 uint64_t *cpu_nsec)
+{
+	const struct timespec rest = { .tv_nsec = 200000 };
+	struct urgency urgency;
+	uint64_t start;
+	int64_t r;
+
+	urgency_begin(&self, gettid(), &urgency);
+	blocks++;
+	urgent_blocks += urgency.kind == URGENCY_REALTIME;
+	start = nsec_of(CLOCK_THREAD_CPUTIME_ID);
+	r = remap_block(&host, op, block, HUGE_PAGES, flags, ADVICE, runs, n);
+	*cpu_nsec += nsec_of(CLOCK_THREAD_CPUTIME_ID) - start;
+	urgency_end(&self, gettid(), &urgency);
+	(void)nanosleep(&rest, NULL);
+	return r;
+}
+
 /* One pass over the guest: merges, then gives everything back. Adds to the sums. */
-static void pass(uint32_t length, struct histogram *freeze, uint64_t *pages, uint64_t *cpu_nsec,
-		 uint64_t *maps)
+static void pass(uint32_t length, struct histogram *freeze, struct histogram *work, uint64_t *pages,
+		 uint64_t *cpu_nsec, uint64_t *maps)
 {
 	static struct ring_run runs[HUGE_PAGES];
 
 	for (uint64_t b = 0; b < n_pages; b += HUGE_PAGES) {
 		char *block = guest + b * PAGE_BYTES;
-		uint64_t start;
 		uint32_t n = 0;
 		int64_t r;
 
 		for (uint32_t i = 0; i + length <= HUGE_PAGES; i += length + 1)
 			runs[n++] = remap_run(block + i * PAGE_BYTES, length, (uint32_t)b + i);
-		start = nsec_of(CLOCK_THREAD_CPUTIME_ID);
-		r = remap_block(&host, RING_MERGE, block, HUGE_PAGES, RING_MERGE_TRACK, ADVICE,
-				runs, n);
-		*cpu_nsec += nsec_of(CLOCK_THREAD_CPUTIME_ID) - start;
+		r = block_run(RING_MERGE, block, RING_MERGE_TRACK, runs, n, cpu_nsec);
 		must_be_ok(r, runs, n, "merge");
 		histogram_add(freeze, host.last_wait_nsec);
+		histogram_add(work, host.last_wait_cpu_nsec);
 		*pages += (uint64_t)n * length;
 		*maps += b == 0 ? remap_count_maps(block, HUGE_PAGES) : 0;
 	}
@@ -162,13 +187,10 @@ static void give_back(struct histogram *freeze, uint64_t *pages, uint64_t *cpu_n
 	for (uint64_t b = 0; b < n_pages; b += HUGE_PAGES) {
 		char *block = guest + b * PAGE_BYTES;
 		uint32_t n = remap_find_mapped(&host, block, HUGE_PAGES, runs, HUGE_PAGES);
-		uint64_t start = nsec_of(CLOCK_THREAD_CPUTIME_ID);
-		int64_t r =
-			remap_block(&host, RING_RECLAIM, block, HUGE_PAGES,
-				    RING_MERGE_TRACK | RING_RECLAIM_UNPINNED | RING_RECLAIM_WHOLE,
-				    ADVICE, runs, n);
+		int64_t r = block_run(RING_RECLAIM, block,
+				      RING_MERGE_TRACK | RING_RECLAIM_UNPINNED | RING_RECLAIM_WHOLE, runs, n,
+				      cpu_nsec);
 
-		*cpu_nsec += nsec_of(CLOCK_THREAD_CPUTIME_ID) - start;
 		must_be_ok(r, runs, n, "reclaim");
 		histogram_add(freeze, host.last_wait_nsec);
 		for (uint32_t i = 0; i < n; i++)
@@ -178,31 +200,34 @@ static void give_back(struct histogram *freeze, uint64_t *pages, uint64_t *cpu_n
 
 static void measure(uint32_t length, uint64_t seconds)
 {
-	static struct histogram freeze, back;
+	static struct histogram freeze, work, back;
 	static struct waits waits;
 	uint64_t pages = 0, cpu = 0, back_pages = 0, back_cpu = 0, maps = 0, passes = 0;
 	uint64_t deadline = now_usec() + seconds * USEC_PER_SEC;
 	pthread_t toucher;
 
 	memset(&freeze, 0, sizeof(freeze));
+	memset(&work, 0, sizeof(work));
+	blocks = urgent_blocks = 0;
 	memset(&back, 0, sizeof(back));
 	atomic_store(&stop, false);
 	if (pthread_create(&toucher, NULL, toucher_main, &waits) != 0)
 		exit(1);
 	do {
-		pass(length, &freeze, &pages, &cpu, &maps);
+		pass(length, &freeze, &work, &pages, &cpu, &maps);
 		give_back(&back, &back_pages, &back_cpu);
 		passes++;
 	} while (now_usec() < deadline);
 	atomic_store(&stop, true);
 	(void)pthread_join(toucher, NULL);
 	(void)printf("runs of %u: cpu %.2f us/page, reclaim %.2f us/page, maps %.2f/page, %" PRIu64
-		     " pages\n",
+		     " pages; %" PRIu64 " of %" PRIu64 " blocks at real-time priority\n",
 		     length, (double)cpu / 1000 / (double)pages,
 		     (double)back_cpu / 1000 / (double)back_pages,
 		     (double)maps / (double)passes / (double)(HUGE_PAGES / (length + 1) * length),
-		     pages);
+		     pages, urgent_blocks, blocks);
 	histogram_print("freeze", &freeze);
+	histogram_print("work", &work);
 	histogram_print("reclaim", &back);
 	waits_print(&waits);
 }
@@ -220,6 +245,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	n_pages = ALIGN_DOWN(MIB(mib) / PAGE_BYTES, HUGE_PAGES);
+	if (process_open(&self, getpid()) < 0)
+		return 1;
 	r = remap_open(&host, n_pages);
 	if (r < 0) {
 		(void)fprintf(stderr, "userfaultfd: %s\n", strerror(-r));

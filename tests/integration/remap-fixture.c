@@ -98,6 +98,7 @@ int64_t remap_block(struct remap *r, enum ring_op op, void *addr, uint64_t n_pag
 	done = transaction_run(&r->agent, op, r->payload, 1);
 	memcpy(runs, v, n_runs * sizeof(*runs));
 	r->last_wait_nsec = m->wait_nsec;
+	r->last_wait_cpu_nsec = m->wait_cpu_nsec;
 	r->last_advice_failed = m->advice_failed;
 	r->last_result = m->result;
 	return done;

@@ -21,7 +21,7 @@ struct remap {
 	char *store;  /* writable mapping */
 	uint64_t slots;
 	uint8_t *payload; /* RING_PAYLOAD_BYTES */
-	uint32_t last_wait_nsec, last_advice_failed;
+	uint32_t last_wait_nsec, last_wait_cpu_nsec, last_advice_failed;
 	int last_result; /* of RECLAIM with WHOLE */
 };
 
