@@ -87,7 +87,6 @@ static void add_cpu(struct table *t, json_t *cpu)
 static void add_remap(struct table *t, json_t *remap)
 {
 	long long merged = get_int(remap, "merged_pages"), holes = get_int(remap, "hole_pages");
-
 	_cleanup_free_ char *why = in_brackets(get_string(remap, "other_reason"));
 
 	if (merged + holes == 0)
@@ -95,7 +94,7 @@ static void add_remap(struct table *t, json_t *remap)
 	line(t, "remap", text_of("%lld pages merged and %lld holes made since the start; no page was "
 				 "frozen longer than %lld us",
 				 merged, holes, (long long)get_int(remap, "freeze_max_usec")));
-	line(t, "", text_of("its own work takes at most %lld us; %lld batches at real-time priority, %lld not%s",
+	line(t, "", text_of("the agents worked at most %lld us of that; %lld batches at real-time priority, %lld not%s",
 			    (long long)get_int(remap, "freeze_cpu_max_usec"),
 			    (long long)get_int(remap, "urgent_batches"),
 			    (long long)get_int(remap, "other_batches"), why));

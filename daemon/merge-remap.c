@@ -54,6 +54,8 @@ struct remap {
 	size_t batch_from; /* first planned run of the batch */
 	int64_t result;
 	uint64_t agent_nsec;
+	/* Pages that were refused as what they were in, and are anonymous memory now; and their runs. */
+	uint64_t freed_pages, freed_runs;
 };
 
 static void start_batch(struct remap *r);
@@ -224,15 +226,14 @@ static void pack_batch(struct remap *r)
 		t = (struct ring_merge *)(r->payload + r->payload_bytes);
 		runs = (struct ring_run *)(t + 1);
 		*t = (struct ring_merge){
-			.addr = MAX(block_of(first) * HUGE_BYTES, first->block->start.addr),
+			.addr = hva_add_pages(first->block->start, first->run.first).addr,
 			.n_runs = n,
 			.flags = (tracker_kind(r->m->tracker) == TRACKER_WP ? RING_MERGE_TRACK : 0) |
 				 remap_flags_of(first->block->vm_flags),
 			.advice_mask = remap_advice_of(first->block->vm_flags),
 		};
-		t->bytes = MIN((block_of(first) + 1) * HUGE_BYTES,
-			       hva_add_pages(first->block->start, first->block->n_pages).addr) -
-			   t->addr;
+		t->bytes = (uint64_t)(first[n - 1].run.first + first[n - 1].run.n_pages - first->run.first) *
+			   PAGE_BYTES;
 		for (uint32_t i = 0; i < n; i++) {
 			const struct planned *p = &r->plan[r->next + i];
 
@@ -248,6 +249,56 @@ static void pack_batch(struct remap *r)
 	}
 }
 
+#define REFUSED_MAX 128U
+
+/*
+ * Copies that the guest has in mappings of the store are not anonymous memory, which is all that MERGE takes
+ * (-EINVAL). Those in a mapping whose pages are all copied tidying gives back (tidy.h). But
+ * where a guest rewrites single pages of long runs that may never come, and here is a page that has a
+ * new twin: so it is cut out. Next time it can be merged.
+ *
+ * SIGKILL leaves the same bytes in anonymous memory.
+ */
+static void free_refused(struct remap *r)
+{
+	struct ring_run refused[REFUSED_MAX], *results[REFUSED_MAX];
+	uint32_t at = 0;
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < r->n_transactions; i++) {
+		const struct ring_merge *t = (const struct ring_merge *)(r->asked + at);
+		const struct ring_run *asked = (const struct ring_run *)(t + 1);
+		struct ring_run *got = (struct ring_run *)(r->payload + at + sizeof(*t));
+
+		for (uint32_t k = 0; k < t->n_runs && n < REFUSED_MAX; k++) {
+			struct ring_run run = asked[k];
+
+			if (ring_runs_check(&run, &got[k], 1) < 0 || run.result != -EINVAL)
+				continue;
+			run.addr += run.merged * PAGE_BYTES;
+			run.n_pages -= run.merged;
+			results[n] = &got[k];
+			refused[n++] = run;
+		}
+		at += (uint32_t)(sizeof(*t) + t->n_runs * sizeof(*asked));
+	}
+	if (n == 0 || remap_reclaim_runs(r->m, refused, n) < 0)
+		return;
+	/* A run that is in several mappings goes page by page. */
+	for (size_t i = 0; i < n; i++)
+		if (refused[i].merged == 0 && refused[i].result == -EINVAL && refused[i].n_pages > 1) {
+			refused[i].n_pages = 1;
+			if (remap_reclaim_runs(r->m, &refused[i], 1) < 0)
+				return;
+		}
+	for (size_t i = 0; i < n; i++)
+		if (refused[i].merged > 0) {
+			r->freed_pages += refused[i].merged;
+			r->freed_runs++;
+			results[i]->result = -ECANCELED; /* to be tried again */
+		}
+}
+
 static void batch_run(struct work *w)
 {
 	struct remap *r = (struct remap *)w;
@@ -259,6 +310,9 @@ static void batch_run(struct work *w)
 		r->result = agent_call(r->m->agent, RING_MERGE, r->n_transactions, 0, r->payload,
 				       r->payload_bytes);
 	FAULT_POINT("remap-batch-done");
+	r->freed_pages = r->freed_runs = 0;
+	if (r->result >= 0)
+		free_refused(r);
 	/* Mappings were replaced. The agent has registered them, so it is enough that the tracker
 	 * learns of them before it is asked again, which is after the round. */
 	for (size_t i = 0; i < r->m->n_blocks && (r->result < 0 || r->next == r->n_plan); i++) {
@@ -403,6 +457,9 @@ static void batch_done(struct work *w)
 
 	if (r->result >= 0 && !r->m->gone) {
 		r->result = apply_batch(r);
+		/* Worth another round. Each was cut out of a mapping. */
+		r->candidates -= MIN(r->candidates, r->freed_pages);
+		r->m->n_maps += r->freed_runs * RUN_MAPS;
 		note_urgency(r->stats, agent_urgency(r->m->agent));
 	}
 	/* The agent's time is QEMU's, as far as the kernel goes; we make it go and count it as ours:

@@ -95,9 +95,10 @@ static const struct ledger_block *block_at(const struct member *m, uint64_t addr
 	return m->blocks[0];
 }
 
-/* Carries op out on all runs; the pages done, or -errno. */
+/* Carries op out on all runs, in order of address; the pages done, or -errno. ret: NULL, or as many runs for
+ * the results. */
 static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t n_runs, enum ring_op op,
-			   uint32_t flags)
+			   uint32_t flags, struct ring_run *ret)
 {
 	_cleanup_free_ uint8_t *payload = malloc(RING_PAYLOAD_BYTES);
 	int64_t done = 0;
@@ -134,6 +135,8 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 			r = ring_runs_check(asked, sent, n);
 		if (r < 0)
 			return r;
+		if (ret)
+			memcpy(ret + i, asked, n * sizeof(*ret));
 		done += r;
 		i += n;
 	}
@@ -141,7 +144,7 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 }
 
 /* The copies in these mappings become anonymous memory; the pages done. */
-static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n)
+static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n, struct ring_run *ret)
 {
 	int direct = refusal_direct_io(m->process);
 	uint64_t quiet_usec, began_usec;
@@ -150,8 +153,8 @@ static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n)
 	if (direct < 0)
 		return direct;
 	if (direct == 0)
-		return call_on_all(m, runs, n, RING_RECLAIM, RING_RECLAIM_UNPINNED);
-	r = call_on_all(m, runs, n, RING_PROTECT, 0);
+		return call_on_all(m, runs, n, RING_RECLAIM, RING_RECLAIM_UNPINNED, ret);
+	r = call_on_all(m, runs, n, RING_PROTECT, 0, NULL);
 	if (r < 0)
 		return r;
 	began_usec = now_usec();
@@ -160,7 +163,7 @@ static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n)
 			break;
 		else if (i + 1 == PINS_TRIES)
 			return -EBUSY; /* a device may be writing to some */
-	return call_on_all(m, runs, n, RING_RECLAIM, 0);
+	return call_on_all(m, runs, n, RING_RECLAIM, 0, ret);
 }
 
 #define STORE_PATH "/memfd:" STORE_MEMFD_NAME
@@ -295,11 +298,11 @@ int64_t remap_list_give_back(struct member *m, const struct remap_list *list, si
 		pages += runs[n++].n_pages;
 	if (n == 0)
 		return 0;
-	done = call_on_all(m, runs, n, RING_UNMERGE, 0);
+	done = call_on_all(m, runs, n, RING_UNMERGE, 0, NULL);
 	FAULT_POINT("remap-unmerged");
 	/* Its pages are its own from here on. What is left is to make them anonymous again. */
 	if (done >= 0)
-		done = reclaim(m, runs, n);
+		done = reclaim(m, runs, n, NULL);
 	if (done < 0 && done != -EBUSY)
 		return done;
 	*at += n;
@@ -353,10 +356,20 @@ int64_t remap_reclaim(struct member *m)
 	/* It takes a second copy of a piece for a moment: not at the edge of the guest's limits. */
 	if (r >= 0 && list.n > 0 && cgroup_room_read(m->process->proc_fd, &room) >= 0 &&
 	    room.bytes >= RECLAIM_ROOM_BYTES) {
-		r = reclaim(m, list.runs, list.n);
+		r = reclaim(m, list.runs, list.n, NULL);
 		for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
 			(void)tracker_arm(m->tracker, m->blocks[i]->start, m->blocks[i]->n_pages);
 	}
 	free(list.runs);
 	return r;
+}
+
+int64_t remap_reclaim_runs(struct member *m, struct ring_run *runs, size_t n)
+{
+	struct cgroup_room room;
+	int r = cgroup_room_read(m->process->proc_fd, &room);
+
+	if (r < 0)
+		return r;
+	return room.bytes < RECLAIM_ROOM_BYTES ? -ENOMEM : reclaim(m, runs, n, runs);
 }

@@ -56,3 +56,9 @@ int64_t remap_list_give_back(struct member *m, const struct remap_list *list, si
  * n_maps to the mappings of the store that are left. Returns the pages reclaimed, or -errno.
  */
 int64_t remap_reclaim(struct member *m);
+/*
+ * The same for copies in parts of such mappings, which are cut there: runs in order of address, each within one
+ * mapping, all pages copied; their results are written. What is none is refused by the agent (-EINVAL), and
+ * nothing is changed. The tracker is to be armed again. Returns the pages reclaimed, or -errno.
+ */
+int64_t remap_reclaim_runs(struct member *m, struct ring_run *runs, size_t n);
