@@ -20,7 +20,16 @@
 #define RESET_ON_FORK 1U /* SCHED_FLAG_RESET_ON_FORK */
 #define PERMIT_WAIT_USEC (100 * USEC_PER_MSEC)
 
+/*
+ * Where ordinary threads of a processor get nothing for a second, the kernel runs them for 50 ms at a stretch
+ * (its fair server, and RT throttling before 6.12), whoever has what frozen. So after each batch they get a
+ * part of the time that it took.
+ */
+#define REST_PART     8U
+#define REST_USEC_MAX (2 * USEC_PER_MSEC)
+
 static sem_t permits;
+static uint64_t rest_until_usec; /* atomic */
 static pthread_once_t permits_once = PTHREAD_ONCE_INIT;
 
 static void permits_init(void)
@@ -45,6 +54,16 @@ static bool permit_take(void)
 		r = sem_clockwait(&permits, CLOCK_MONOTONIC, &until);
 	while (r < 0 && errno == EINTR);
 	return r == 0;
+}
+
+/* Until the ordinary threads had their part. */
+static void rest(void)
+{
+	uint64_t until = __atomic_load_n(&rest_until_usec, __ATOMIC_RELAXED), now = now_usec();
+	struct timespec t = { .tv_nsec = (long)((until - now) * NSEC_PER_USEC) };
+
+	if (until > now && until - now <= REST_USEC_MAX)
+		(void)nanosleep(&t, NULL);
 }
 
 static int attr_get(int32_t tid, struct urgency_attr *ret)
@@ -123,6 +142,9 @@ void urgency_begin(const struct process *p, int32_t tid, struct urgency *ret)
 		u.before = attr_ordinary(p);
 	if (u.error == 0) {
 		u.permit = permit_take();
+		if (u.permit)
+			rest();
+		u.since_usec = now_usec();
 		u.error = u.permit ? FAULT_ERRNO("urgency-realtime") : -EBUSY;
 	}
 	/* A daemon killed from here to urgency_end() leaves the priority behind: see urgency.h. */
@@ -141,8 +163,12 @@ void urgency_end(const struct process *p, int32_t tid, struct urgency *u)
 {
 	if (u->ours && is_thread_of(p, tid))
 		(void)attr_set(tid, &u->before);
-	if (u->permit)
+	if (u->permit) {
+		uint64_t now = now_usec(), part = (now - u->since_usec) / REST_PART;
+
+		__atomic_store_n(&rest_until_usec, now + MIN(part, REST_USEC_MAX), __ATOMIC_RELAXED);
 		(void)sem_post(&permits);
+	}
 	u->ours = u->permit = false;
 }
 

@@ -16,9 +16,9 @@
  *            for lack of memory it tries after a sleep (pause_a_little()), and it never waits by spinning.
  *   ended    agent_batch() takes the priority back when the batch is done, or after
  *            URGENCY_USEC, whatever the agent (or a hostile guest in its place) does meanwhile.
- *   rare     At most half of the processors have one at a time (URGENCY: permits), and the
- *            CPU budget counts all of it. Between two batches the agent sleeps until the
- *            daemon, an ordinary process, had its turn.
+ *   rare     At most half of the processors have one at a time, with a rest after each batch of an
+ *            eighth of its time, and the CPU budget counts all of it. Between two batches the agent
+ *            sleeps until the daemon, an ordinary process, had its turn.
  *   not handed on  A child of the thread has ordinary priority (RESET_ON_FORK).
  *
  * The kernel's own bound, sched_rt_runtime_us, stays as the administrator has it.
@@ -68,6 +68,7 @@ struct urgency {
 	int error;	  /* why it is not URGENCY_REALTIME: -EPERM, -EBUSY, ...; or 0 */
 	bool ours, permit; /* what urgency_end() has to put back */
 	struct urgency_attr before;
+	uint64_t since_usec;
 };
 
 /* Check, apply, verify. Nothing that fails here need stop the batch. */
