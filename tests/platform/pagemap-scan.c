@@ -337,6 +337,52 @@ static void walk_clears(void **state _unused_)
 	unmap_pages(map, 512);
 }
 
+struct coverage {
+	uint64_t at, n_written;
+	bool contiguous;
+};
+
+static int cover(const struct page_run *run, void *userdata)
+{
+	struct coverage *c = userdata;
+
+	c->contiguous = c->contiguous && run->start.addr == c->at;
+	c->at = hva_add_pages(run->start, run->n_pages).addr;
+	c->n_written += run->bits & PAGE_WRITTEN ? run->n_pages : 0;
+	return 0;
+}
+
+/* The kernel answers through a buffer of 512 regions, and where it was full for the last time is told as
+ * the end of a walk that went on: whatever the number of regions, each page comes once. */
+static void many_regions(void **state _unused_)
+{
+	static const uint64_t counts[] = { 511, 512, 513, 700, 1024, 1500, 2047, 2048, 2049, 2600, 5000 };
+	const uint64_t n_pages = 2 * 5000;
+	struct process p = { .proc_fd = open("/proc/self", O_PATH | O_DIRECTORY), .pagemap_fd = pagemap };
+	int uffd = uffd_make(UFFD_FEATURE_WP_ASYNC);
+	char *map = map_pages(n_pages);
+	struct coverage c = { 0 };
+
+	SKIP_WITHOUT(KERNEL_PAGEMAP_SCAN);
+	SKIP_WITHOUT(KERNEL_UFFD_WP_ASYNC);
+	for (uint64_t i = 0; i < n_pages; i++)
+		touch(map, i);
+	assert_int_equal(uffd_register(uffd, map, n_pages, UFFDIO_REGISTER_MODE_WP), 0);
+	assert_int_equal(pagemap_walk(&p, HVA(map), n_pages, PAGEMAP_CLEAR_WRITTEN, cover, &c), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {
+		c = (struct coverage){ .at = (uintptr_t)map, .contiguous = true };
+		for (uint64_t k = 0; k < counts[i]; k++)
+			touch(map, 2 * k);
+		assert_int_equal(pagemap_walk(&p, HVA(map), n_pages, PAGEMAP_CLEAR_WRITTEN, cover, &c), 0);
+		assert_true(c.contiguous);
+		assert_int_equal(c.at, (uintptr_t)map + n_pages * PAGE_BYTES);
+		assert_int_equal(c.n_written, counts[i]);
+	}
+	(void)close(uffd);
+	(void)close(p.proc_fd);
+	unmap_pages(map, n_pages);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -349,6 +395,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(swap_keeps_mark, swap_setup, swap_teardown),
 		cmocka_unit_test_setup_teardown(both_ways_agree, setup, teardown),
 		cmocka_unit_test_setup_teardown(walk_clears, setup, teardown),
+		cmocka_unit_test_setup_teardown(many_regions, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("pagemap-scan", tests, NULL, NULL);
