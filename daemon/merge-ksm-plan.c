@@ -54,7 +54,17 @@ static bool page_wanted(uint32_t i, void *userdata)
 struct plan {
 	struct ring_advise *v;
 	uint32_t n;
+	uint64_t n_candidates; /* in what is marked then */
 };
+
+static void count_candidates(struct plan *p, const uint8_t *states, const struct mark *mark)
+{
+	for (uint32_t i = mark->first; i < mark->first + mark->n_pages; i++) {
+		enum page_state s = LEDGER_STATE_OF(states[i]);
+
+		p->n_candidates += s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS;
+	}
+}
 
 static void add_advice(struct plan *p, const struct ledger_block *b, uint32_t first, uint32_t end,
 		       int advice)
@@ -88,7 +98,7 @@ static void advise_difference(struct plan *p, const struct ledger_block *b,
 		add_advice(p, b, new[j].first, new[j].first + new[j].n_pages, MADV_MERGEABLE);
 }
 
-int merge_ksm_plan(const struct ledger *l, struct member *m, struct ring_advise **ret, uint32_t *ret_n)
+int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *ret)
 {
 	struct plan p = { 0 };
 	size_t max_ranges = MAX(m->policy.max_maps / MAX(m->n_blocks, (size_t)1), (size_t)1);
@@ -117,14 +127,15 @@ int merge_ksm_plan(const struct ledger *l, struct member *m, struct ring_advise 
 			goto no_memory;
 		if (n)
 			memcpy(kept, new, n * sizeof(*kept));
+		for (size_t k = 0; k < n; k++)
+			count_candidates(&p, w.states, &new[k]);
 		advise_difference(&p, m->blocks[i], &m->marks[i], new, n);
 		free(m->marks[i].v);
 		m->marks[i] = (struct marks){ kept, n };
 		/* Counted once in each of the plan's two walks. */
 		m->counts.kept_huge_pages += w.kept_pages / 2;
 	}
-	*ret = p.v;
-	*ret_n = p.n;
+	*ret = (struct ksm_plan){ p.v, p.n, p.n_candidates };
 	return 0;
 no_memory:
 	free(p.v);

@@ -34,8 +34,11 @@ struct merge_ksm {
 		int error;
 	} turn; /* starts or stops ksmd */
 	uint64_t started_usec, ksmd_nsec;
-	uint64_t full_scans, merged, progress_scan;
-	bool paused, converged, cut, progress;
+	uint64_t full_scans, merged, marked_scan, progress_scan;
+	/* When KSM has merged so many pages of our guests, all candidates are merged. Pages that were
+	 * written since they were merged count until ksmd comes by: then this is never reached. */
+	uint64_t goal_pages;
+	bool paused, converged, cut;
 	bool audit; /* VERIFY only */
 	struct merge_ksm_stats stats;
 };
@@ -46,8 +49,11 @@ struct ksm_job {
 	struct merge_ksm *mk;
 	struct member *m;
 	int error;
-	struct ring_advise *advice;
-	uint32_t n_advice;
+	struct ksm_plan {
+		struct ring_advise *advice; /* for the agent */
+		uint32_t n_advice;
+		uint64_t n_candidates; /* and pages of zeros, in what is marked then */
+	} plan;
 	struct run_list {
 		struct page_run *v;
 		size_t n, size;
@@ -65,9 +71,9 @@ static inline bool merge_ksm_wants(enum page_state s)
 _Static_assert(PAGE_STATE_ZEROS < PAGE_STATE_CANDIDATE && PAGE_STATE_CANDIDATE < PAGE_STATE_SHARED,
 	       "the three states that engines serve are neighbours");
 
-/* Loop: sets m->marks to what is to be marked, and *ret (the caller's to free) to the advice for the
- * agent that makes it so, which must be given. -ENOMEM. */
-int merge_ksm_plan(const struct ledger *l, struct member *m, struct ring_advise **ret, uint32_t *ret_n);
+/* Loop: sets m->marks to what is to be marked, and *ret to the advice for the agent that makes it so (the
+ * caller's to free), which must be given. -ENOMEM. */
+int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *ret);
 
 /* Loop: one job for each member; done is called for each, and may be before this returns. */
 void merge_ksm_submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w), void (*done)(struct work *w));

@@ -10,6 +10,9 @@
 
 /* Passes that a page waits which ksmd did not merge. */
 #define NOT_MERGED_WAIT 4U
+/* Entries of the page map in one read, and what is read for nothing rather than reading once more. */
+#define PAGE_MAP_PAGES	4096U
+#define PAGE_MAP_GAP	32U
 
 static int note_run(const struct page_run *run, void *userdata)
 {
@@ -28,28 +31,44 @@ static int note_run(const struct page_run *run, void *userdata)
 	return 0;
 }
 
-static int verify_mark(struct ksm_job *job, const struct ledger_block *b, const struct mark *mark)
+/* How many of n marks are so near to each other that the page map is read once for all of them. */
+static size_t marks_together(const struct mark *v, size_t n)
 {
-	hva start = hva_add_pages(b->start, mark->first);
-	_cleanup_free_ uint64_t *pfns = calloc(mark->n_pages, sizeof(*pfns));
-	int r;
+	size_t k = 1;
+
+	while (k < n && v[k].first + v[k].n_pages - v[0].first <= PAGE_MAP_PAGES &&
+	       v[k].first - (v[k - 1].first + v[k - 1].n_pages) <= PAGE_MAP_GAP)
+		k++;
+	return k;
+}
+
+static int verify_marks(struct ksm_job *job, const struct ledger_block *b, const struct mark *v, size_t n)
+{
+	uint32_t first = v[0].first, n_pages = v[n - 1].first + v[n - 1].n_pages - first;
+	_cleanup_free_ uint64_t *pfns = calloc(n_pages, sizeof(*pfns));
+	int r = 0;
 
 	if (!pfns)
 		return -ENOMEM;
 	/* In this order: a page that is written after collect shows in the next pass; one that was
 	 * written before has a frame of its own. Merging drops write protection, so the tracker's
 	 * word counts only for pages that were not candidates. */
-	if (tracker_is_exact(job->m->tracker))
-		r = tracker_collect(job->m->tracker, start, mark->n_pages, note_run, &job->runs);
-	else /* the pass must not miss what is told only once */
-		r = pagemap_walk(job->m->process, start, mark->n_pages, 0, note_run, &job->runs);
+	for (size_t k = 0; k < n && r >= 0; k++) {
+		hva start = hva_add_pages(b->start, v[k].first);
+
+		if (tracker_is_exact(job->m->tracker))
+			r = tracker_collect(job->m->tracker, start, v[k].n_pages, note_run, &job->runs);
+		else /* the pass must not miss what is told only once */
+			r = pagemap_walk(job->m->process, start, v[k].n_pages, 0, note_run, &job->runs);
+	}
 	if (r >= 0)
-		r = pagemap_read_pfns(job->m->process, start, mark->n_pages, pfns);
-	for (uint32_t i = 0; r >= 0 && i < mark->n_pages; i++)
-		if (pfns[i])
-			job->verified[job->n_verified++] = (struct verified){
-				pfns[i], PAGE_ID(b->first.n + mark->first + i)
-			};
+		r = pagemap_read_pfns(job->m->process, hva_add_pages(b->start, first), n_pages, pfns);
+	for (size_t k = 0; k < n && r >= 0; k++)
+		for (uint32_t i = v[k].first; i < v[k].first + v[k].n_pages; i++)
+			if (pfns[i - first])
+				job->verified[job->n_verified++] = (struct verified){
+					pfns[i - first], PAGE_ID(b->first.n + i)
+				};
 	return r;
 }
 
@@ -69,8 +88,10 @@ static void verify_run(struct work *w)
 	if (!job->verified)
 		r = -ENOMEM;
 	for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
-		for (size_t k = 0; k < m->marks[i].n && r >= 0; k++)
-			r = verify_mark(job, m->blocks[i], &m->marks[i].v[k]);
+		for (size_t k = 0, some; k < m->marks[i].n && r >= 0; k += some) {
+			some = marks_together(m->marks[i].v + k, m->marks[i].n - k);
+			r = verify_marks(job, m->blocks[i], m->marks[i].v + k, some);
+		}
 	if (ksm_process_counts(m->process->proc_fd, &merging, &job->rmap_items) < 0)
 		job->rmap_items = 0;
 	job->error = r;

@@ -10,10 +10,9 @@
 /* How long ksmd sleeps between two batches while the budget is used up: a change of this setting
  * wakes it, so that it goes on as soon as it may. */
 #define PAUSE_MSEC 60000U
-/* Full scans to wait for after the last one that merged something: a page's first scan only
- * takes its checksum, so two must pass without progress before nothing more can come. The first
- * that ends in a round began before it, and may have missed most of what is marked. */
-#define IDLE_SCANS 2U
+/* Full scans that end after marking until all that was marked has been tried: the first began before
+ * that, and may have missed most of it; a page's first scan only takes its checksum; the next merges. */
+#define TRIED_SCANS 3U
 
 const char *merge_ksm_phase_to_string(enum merge_ksm_phase p)
 {
@@ -54,7 +53,7 @@ void merge_ksm_configure(struct merge_ksm *mk, const struct merge_ksm_config *co
 
 static void job_free(struct ksm_job *job)
 {
-	free(job->advice);
+	free(job->plan.advice);
 	free(job->runs.v);
 	free(job->verified);
 }
@@ -137,7 +136,7 @@ static void mark_run(struct work *w)
 	int64_t n;
 
 	FAULT_POINT("ksm-before-mark");
-	n = agent_advise(job->m->agent, job->advice, job->n_advice);
+	n = agent_advise(job->m->agent, job->plan.advice, job->plan.n_advice);
 	/* Single ranges may fail (a hole since the plan): they just do not merge. */
 	job->error = n < 0 ? (int)n : 0;
 	FAULT_POINT("ksm-marked");
@@ -240,10 +239,11 @@ static void start_ksmd(struct merge_ksm *mk)
 	mk->ksmd_nsec = ksm_cpu_nsec(mk->ksm);
 	mk->paused = false;
 	mk->converged = false;
-	mk->progress = false;
-	mk->full_scans = c.full_scans;
-	mk->progress_scan = c.full_scans;
+	mk->full_scans = mk->marked_scan = mk->progress_scan = c.full_scans;
 	mk->merged = count_merged(mk, &c);
+	mk->goal_pages = mk->merged;
+	for (size_t i = 0; i < mk->n_members; i++)
+		mk->goal_pages += mk->jobs[i].plan.n_candidates;
 	turn(mk, MERGE_KSM_START, start_run, start_done);
 }
 
@@ -285,22 +285,21 @@ static void hold_to_budget(struct merge_ksm *mk)
 		mk->paused = pause;
 }
 
-/* True when a full scan brought nothing new for as long as it takes to be sure. */
+/* True when all is merged, or all has been tried and the last full scan brought nothing new. */
 static bool is_converged(struct merge_ksm *mk, const struct ksm_counters *c)
 {
-	uint64_t merged;
+	uint64_t merged = count_merged(mk, c);
 
+	if (merged >= mk->goal_pages)
+		return true;
 	if (c->full_scans == mk->full_scans)
 		return false;
-	merged = count_merged(mk, c);
 	/* A scan that merged less than a thousandth more is not worth another. */
-	if (merged > mk->merged + mk->merged / 1000) {
+	if (merged > mk->merged + mk->merged / 1000)
 		mk->progress_scan = c->full_scans;
-		mk->progress = true;
-	}
 	mk->full_scans = c->full_scans;
 	mk->merged = merged;
-	return c->full_scans - mk->progress_scan >= IDLE_SCANS + !mk->progress;
+	return c->full_scans - mk->marked_scan >= TRIED_SCANS && c->full_scans > mk->progress_scan;
 }
 
 static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
@@ -370,11 +369,10 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	if (r >= 0 && candidates && !mk->config.allow_foreign)
 		r = ksm_check_foreign(is_member, mk, mk->stats.refusal, sizeof(mk->stats.refusal));
 	for (size_t i = 0; r >= 0 && candidates && i < n_members; i++)
-		r = merge_ksm_plan(mk->ledger, members[i], &mk->jobs[i].advice,
-				   &mk->jobs[i].n_advice);
+		r = merge_ksm_plan(mk->ledger, members[i], &mk->jobs[i].plan);
 	if (r < 0) {
 		for (size_t i = 0; i < mk->n_members; i++)
-			free(mk->jobs[i].advice);
+			free(mk->jobs[i].plan.advice);
 		free(mk->members);
 		free(mk->jobs);
 		mk->members = NULL;

@@ -6,8 +6,9 @@
  *
  *   MARK    the agents mark the ranges that hold candidates MERGEABLE, and take the mark from
  *           ranges that hold none any more
- *   RUN     ksmd runs, within the CPU budget, until a full scan merges nothing more; a worker
- *           starts and stops it (START, STOP), for the kernel makes both wait for ksmd
+ *   RUN     ksmd runs, within the CPU budget, until all candidates are merged, or until it has tried
+ *           all and a full scan merges nothing more; a worker starts and stops it (START, STOP),
+ *           for the kernel makes both wait for ksmd
  *   VERIFY  ksmd stopped (run=0 keeps what is merged); page frame numbers say which candidates
  *           share a frame now: those become SHARED. The rest wait, as written pages do.
  *
