@@ -218,7 +218,9 @@ def make_initramfs(work, modules):
 
 def boot(kernel, image, timeout, trackers):
     """Everything that the machine printed. trackers: those to try with jumps of the clock."""
-    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "1280",
+    # Without KSM: other tests refuse to start ksmd beside memory of strangers.
+    command = ["qemu-system-x86_64", "-machine", "mem-merge=off", "-accel", "tcg,thread=multi",
+               "-smp", "2", "-m", "1280",
                "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                "-serial", "stdio", "-kernel", kernel, "-initrd", image,
                "-append", "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off psi=1 "
