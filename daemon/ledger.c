@@ -255,23 +255,35 @@ uint32_t ledger_skip_absent(const uint8_t *states, uint32_t i, uint32_t end)
 	return i;
 }
 
-uint32_t ledger_skip_settled(const uint8_t *states, uint32_t i, uint32_t end)
+/* To a page whose state is first, an even number, or the next one: bits 1 and 2 tell. Eight bytes at a
+ * time: one that is zero under the mask shows by the classic borrow trick. */
+static uint32_t skip_to_pair(const uint8_t *states, uint32_t i, uint32_t end, enum page_state first)
 {
-	/* ABSENT and YOUNG are the two states without bit 1 or 2; eight bytes at a time, a byte
-	 * that is zero under that mask shows by the classic borrow trick. */
-	const uint64_t mask = UINT64_C(0x0606060606060606), ones = UINT64_C(0x0101010101010101);
+	const uint64_t ones = UINT64_C(0x0101010101010101), mask = 6 * ones, wanted = first * ones;
 
-	_Static_assert(PAGE_STATE_ABSENT == 0 && PAGE_STATE_YOUNG == 1, "the mask below");
 	while (i + 8 <= end) {
-		uint64_t v = load_eight(states + i) & mask;
+		uint64_t v = (load_eight(states + i) & mask) ^ wanted;
 
 		if ((v - ones) & ~v & (ones << 7))
 			break;
 		i += 8;
 	}
-	while (i < end && LEDGER_STATE_OF(states[i]) > PAGE_STATE_YOUNG)
+	while (i < end && (states[i] & 6) != first)
 		i++;
 	return i;
+}
+
+uint32_t ledger_skip_settled(const uint8_t *states, uint32_t i, uint32_t end)
+{
+	/* The two states without bit 1 or 2. */
+	_Static_assert(PAGE_STATE_ABSENT == 0 && PAGE_STATE_YOUNG == 1, "the pair below");
+	return skip_to_pair(states, i, end, PAGE_STATE_ABSENT);
+}
+
+uint32_t ledger_skip_unoffered(const uint8_t *states, uint32_t i, uint32_t end)
+{
+	_Static_assert(PAGE_STATE_ZEROS == 4 && PAGE_STATE_CANDIDATE == 5, "the pair below");
+	return skip_to_pair(states, i, end, PAGE_STATE_ZEROS);
 }
 
 void ledger_note_huge(struct ledger_block *b, page_id first, uint64_t n_pages, bool huge)

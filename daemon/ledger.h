@@ -97,11 +97,13 @@ const uint8_t *ledger_states(const struct ledger *l, const struct ledger_block *
 
 /*
  * Fast forward over the state bytes from page i of a block: the first page at or after i that
- * is not ABSENT, or that is ABSENT or YOUNG (not settled); end when there is none. An unchanged
- * guest costs a fraction of a nanosecond a page here.
+ * is not ABSENT, that is ABSENT or YOUNG (not settled), or that is ZEROS or CANDIDATE (offered to
+ * an engine); end when there is none. An unchanged guest costs a fraction of a nanosecond a page
+ * here.
  */
 uint32_t ledger_skip_absent(const uint8_t *states, uint32_t i, uint32_t end);
 uint32_t ledger_skip_settled(const uint8_t *states, uint32_t i, uint32_t end);
+uint32_t ledger_skip_unoffered(const uint8_t *states, uint32_t i, uint32_t end);
 
 static inline hva ledger_hva(const struct ledger_block *b, page_id id)
 {

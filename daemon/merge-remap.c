@@ -114,6 +114,13 @@ static uint32_t wanted_slot(uint32_t i, void *userdata)
 	return huge_worth_it(w, i) ? slot : RUN_NONE;
 }
 
+static uint32_t next_offered(uint32_t i, void *userdata)
+{
+	const struct want *w = userdata;
+
+	return ledger_skip_unoffered(ledger_states(w->ledger, w->block), i, w->block->n_pages);
+}
+
 /* How many mappings may be added: by policy, and by the kernel's limit, of which a quarter is left
  * to QEMU, and to reclaiming. */
 static uint64_t maps_left(const struct member *m)
@@ -131,16 +138,16 @@ static uint64_t maps_left(const struct member *m)
 static int plan_round(struct remap *r)
 {
 	struct member *m = r->m;
-	_cleanup_free_ struct run *runs = calloc(ROUND_RUNS_MAX, sizeof(*runs));
+	_cleanup_free_ struct run *runs = malloc(ROUND_RUNS_MAX * sizeof(*runs));
 	uint64_t maps = maps_left(m);
 
-	r->plan = calloc(ROUND_RUNS_MAX, sizeof(*r->plan));
+	r->plan = malloc(ROUND_RUNS_MAX * sizeof(*r->plan));
 	if (!runs || !r->plan)
 		return -ENOMEM;
 	for (size_t i = 0; i < m->n_blocks; i++) {
 		struct want w = { r->env->ledger, m->blocks[i], m, UINT64_MAX, false };
-		size_t n = runs_plan(m->blocks[i]->start, m->blocks[i]->n_pages, wanted_slot, &w, maps, runs,
-				     ROUND_RUNS_MAX - r->n_plan);
+		size_t n = runs_plan(m->blocks[i]->start, m->blocks[i]->n_pages, wanted_slot, next_offered, &w,
+				     maps, runs, ROUND_RUNS_MAX - r->n_plan);
 
 		for (size_t k = 0; k < n; k++) {
 			r->plan[r->n_plan++] = (struct planned){ m->blocks[i], runs[k] };

@@ -11,6 +11,32 @@
 static void start_collect(struct pass *p);
 static void start_scan(struct pass *p);
 
+static void pass_free(struct pass *p)
+{
+	free(p->runs);
+	free(p->ranges);
+	free(p->results);
+	free(p->pairs);
+	free(p->pair_pages);
+	free(p->later);
+	free(p->copies);
+	free(p);
+}
+
+/* Not cleared: what a pass does not use is not touched, and costs nothing. */
+static bool alloc_buffers(struct pass *p)
+{
+	p->ranges = malloc(PASS_SLICE_PAGES * sizeof(*p->ranges));
+	p->results = malloc(PASS_SLICE_PAGES * sizeof(*p->results));
+	p->pairs = malloc(PASS_SLICE_PAGES * sizeof(*p->pairs));
+	p->pair_pages = malloc(PASS_SLICE_PAGES * sizeof(*p->pair_pages));
+	p->later = malloc(PASS_SLICE_PAGES * sizeof(*p->later));
+	if (p->m->domain->store)
+		p->copies = malloc(PAIR_BATCH_PAGES * PAGE_BYTES);
+	return p->ranges && p->results && p->pairs && p->pair_pages && p->later &&
+	       (p->copies || !p->m->domain->store);
+}
+
 void pass_finish(struct pass *p, int r)
 {
 	struct member *m = p->m;
@@ -29,14 +55,7 @@ void pass_finish(struct pass *p, int r)
 	m->busy = false;
 	p->done(m, m->gone ? -ECANCELED : r, p->userdata);
 	member_unref(m);
-	free(p->runs);
-	free(p->ranges);
-	free(p->results);
-	free(p->pairs);
-	free(p->pair_pages);
-	free(p->later);
-	free(p->copies);
-	free(p);
+	pass_free(p);
 }
 
 /* --- the budget between two jobs ----------------------------------------------- */
@@ -505,27 +524,13 @@ int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done,
 	p->steps = m->counts.passes % p->step_passes == 0;
 	p->done = done;
 	p->userdata = userdata;
-	p->ranges = calloc(PASS_SLICE_PAGES, sizeof(*p->ranges));
-	p->results = calloc(PASS_SLICE_PAGES, sizeof(*p->results));
-	p->pairs = calloc(PASS_SLICE_PAGES, sizeof(*p->pairs));
-	p->pair_pages = calloc(PASS_SLICE_PAGES, sizeof(*p->pair_pages));
-	p->later = calloc(PASS_SLICE_PAGES, sizeof(*p->later));
-	if (m->domain->store)
-		p->copies = malloc(PAIR_BATCH_PAGES * PAGE_BYTES);
-	if (p->ranges && p->results && p->pairs && p->pair_pages && p->later &&
-	    (p->copies || !m->domain->store)) {
+	if (alloc_buffers(p)) {
 		p->work.run = begin_run;
 		p->work.done = begin_done;
 		r = work_submit(env->pool, &p->work);
 	}
 	if (r < 0) {
-		free(p->ranges);
-		free(p->results);
-		free(p->pairs);
-		free(p->pair_pages);
-		free(p->later);
-		free(p->copies);
-		free(p);
+		pass_free(p);
 		return r;
 	}
 	m->busy = true;

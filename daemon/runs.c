@@ -7,6 +7,7 @@ struct walk {
 	hva start;
 	uint32_t n_pages;
 	run_slot_fn *slot_of;
+	run_skip_fn *skip;
 	void *userdata;
 };
 
@@ -15,7 +16,8 @@ static struct run next_run(const struct walk *w, uint32_t at)
 {
 	struct run run = { .slot = RUN_NONE };
 
-	while (at < w->n_pages && (run.slot = w->slot_of(at, w->userdata)) == RUN_NONE)
+	while ((at = w->skip(at, w->userdata)) < w->n_pages &&
+	       (run.slot = w->slot_of(at, w->userdata)) == RUN_NONE)
 		at++;
 	run.first = at;
 	while (at < w->n_pages) {
@@ -48,10 +50,10 @@ static uint32_t choose_length(const struct walk *w, uint64_t max_maps)
 	return length + 1;
 }
 
-size_t runs_plan(hva start, uint32_t n_pages, run_slot_fn *slot_of, void *userdata, uint64_t max_maps,
-		 struct run *ret, size_t max_runs)
+size_t runs_plan(hva start, uint32_t n_pages, run_slot_fn *slot_of, run_skip_fn *skip, void *userdata,
+		 uint64_t max_maps, struct run *ret, size_t max_runs)
 {
-	struct walk w = { start, n_pages, slot_of, userdata };
+	struct walk w = { start, n_pages, slot_of, skip, userdata };
 	uint32_t shortest = choose_length(&w, max_maps);
 	size_t n = 0;
 

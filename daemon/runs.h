@@ -31,6 +31,8 @@ struct run {
 
 /* Slot of page i, RUN_ZERO or RUN_NONE. Asked in order, more than once. */
 typedef uint32_t run_slot_fn(uint32_t i, void *userdata);
+/* The first page at or after i that may have one; the number of pages when there is none. */
+typedef uint32_t run_skip_fn(uint32_t i, void *userdata);
 
 /*
  * The runs of a block whose first page is at address start, in order; none crosses a multiple of
@@ -38,5 +40,5 @@ typedef uint32_t run_slot_fn(uint32_t i, void *userdata);
  * and runs that add mappings only as far as max_maps reaches: the shortest are left out first.
  * Returns the number written.
  */
-size_t runs_plan(hva start, uint32_t n_pages, run_slot_fn *slot_of, void *userdata, uint64_t max_maps,
-		 struct run *ret, size_t max_runs);
+size_t runs_plan(hva start, uint32_t n_pages, run_slot_fn *slot_of, run_skip_fn *skip, void *userdata,
+		 uint64_t max_maps, struct run *ret, size_t max_runs);

@@ -94,7 +94,7 @@ static void mark_candidates(struct tidy *t)
 			const struct ledger_block *b = t->members[i]->blocks[k];
 			const uint8_t *states = ledger_states(t->ledger, b);
 
-			for (uint32_t n = 0; n < b->n_pages; n++) {
+			for (uint32_t n = 0; (n = ledger_skip_unoffered(states, n, b->n_pages)) < b->n_pages; n++) {
 				slot_id slot;
 
 				if (LEDGER_STATE_OF(states[n]) != PAGE_STATE_CANDIDATE)

@@ -116,12 +116,16 @@ static void skips(void **state _unused_)
 		}
 		states = ledger_states(l, b);
 		for (uint32_t i = 0; i <= n; i++) {
-			uint32_t absent = i, settled = i;
+			uint32_t absent = i, settled = i, unoffered = i;
 
 			while (absent < n && LEDGER_STATE_OF(states[absent]) == PAGE_STATE_ABSENT)
 				absent++;
 			while (settled < n && LEDGER_STATE_OF(states[settled]) > PAGE_STATE_YOUNG)
 				settled++;
+			while (unoffered < n && LEDGER_STATE_OF(states[unoffered]) != PAGE_STATE_ZEROS &&
+			       LEDGER_STATE_OF(states[unoffered]) != PAGE_STATE_CANDIDATE)
+				unoffered++;
+			assert_int_equal(ledger_skip_unoffered(states, i, n), unoffered);
 			assert_int_equal(ledger_skip_absent(states, i, n), absent);
 			assert_int_equal(ledger_skip_settled(states, i, n), settled);
 		}

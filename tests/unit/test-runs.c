@@ -11,6 +11,13 @@ static uint32_t slot_of(uint32_t i, void *userdata _unused_)
 	return slots[i];
 }
 
+static uint32_t next_slot(uint32_t i, void *userdata _unused_)
+{
+	while (i < N && slots[i] == RUN_NONE)
+		i++;
+	return i;
+}
+
 static void clear(void)
 {
 	for (uint32_t i = 0; i < N; i++)
@@ -27,7 +34,7 @@ static void neighbours_with_neighbouring_slots_are_one_run(void **state _unused_
 	slots[7] = 103; /* not the next one */
 	slots[8] = RUN_ZERO;
 	slots[9] = RUN_ZERO;
-	assert_int_equal(runs_plan(HVA(0), N, slot_of, NULL, UINT64_MAX, r, 8), 3);
+	assert_int_equal(runs_plan(HVA(0), N, slot_of, next_slot, NULL, UINT64_MAX, r, 8), 3);
 	assert_int_equal(r[0].first, 5);
 	assert_int_equal(r[0].n_pages, 2);
 	assert_int_equal(r[0].slot, 100);
@@ -44,7 +51,7 @@ static void no_run_crosses_a_huge_page(void **state _unused_)
 	for (uint32_t i = 0; i < N; i++)
 		slots[i] = i;
 	/* The block starts 100 pages before a multiple of 2 MiB. */
-	assert_int_equal(runs_plan(HVA(HUGE_BYTES - 100 * PAGE_BYTES), N, slot_of, NULL, UINT64_MAX, r, 8),
+	assert_int_equal(runs_plan(HVA(HUGE_BYTES - 100 * PAGE_BYTES), N, slot_of, next_slot, NULL, UINT64_MAX, r, 8),
 			 5);
 	assert_int_equal(r[0].n_pages, 100);
 	assert_int_equal(r[1].first, 100);
@@ -63,13 +70,13 @@ static void long_runs_go_first(void **state _unused_)
 	for (uint32_t i = 1024; i < 1040; i++) /* a run of 16 */
 		slots[i] = i;
 	slots[1500] = RUN_ZERO;
-	n = runs_plan(HVA(0), N, slot_of, NULL, 2 * RUN_MAPS, r, N);
+	n = runs_plan(HVA(0), N, slot_of, next_slot, NULL, 2 * RUN_MAPS, r, N);
 	assert_int_equal(n, 2); /* the run, and the hole that costs nothing */
 	assert_int_equal(r[0].n_pages, 16);
 	assert_int_equal(r[1].slot, RUN_ZERO);
-	assert_int_equal(runs_plan(HVA(0), N, slot_of, NULL, 257 * RUN_MAPS, r, N), 258);
-	assert_int_equal(runs_plan(HVA(0), N, slot_of, NULL, 0, r, N), 1);
-	assert_int_equal(runs_plan(HVA(0), N, slot_of, NULL, 257 * RUN_MAPS, r, 10), 10);
+	assert_int_equal(runs_plan(HVA(0), N, slot_of, next_slot, NULL, 257 * RUN_MAPS, r, N), 258);
+	assert_int_equal(runs_plan(HVA(0), N, slot_of, next_slot, NULL, 0, r, N), 1);
+	assert_int_equal(runs_plan(HVA(0), N, slot_of, next_slot, NULL, 257 * RUN_MAPS, r, 10), 10);
 }
 
 int main(void)
