@@ -150,30 +150,32 @@ int domain_join(struct domain *d, uint64_t fingerprint, const struct identity *i
 }
 
 /* What it shared, or was to share, may be nobody's now. */
-static void note_moved(struct domain *d, page_id page)
+static void note_moved(struct domain *d, struct ledger_block *b, page_id page)
 {
 	enum page_state s = ledger_state(d->ledger, page);
 
 	d->moved += s == PAGE_STATE_SHARED || s == PAGE_STATE_CANDIDATE;
+	if (s == PAGE_STATE_SHARED && d->store)
+		ledger_note_left(b, page);
 }
 
 void domain_forget_young(struct domain *d, struct ledger_block *b, page_id page, unsigned wait)
 {
-	note_moved(d, page);
+	note_moved(d, b, page);
 	detach_page(d, page);
 	ledger_set_young(d->ledger, b, page, wait, 0);
 }
 
 void domain_forget_absent(struct domain *d, struct ledger_block *b, page_id page)
 {
-	note_moved(d, page);
+	note_moved(d, b, page);
 	detach_page(d, page);
 	ledger_set(d->ledger, b, page, PAGE_STATE_ABSENT, 0);
 }
 
 void domain_merged(struct domain *d, struct ledger_block *b, page_id page, record_id record)
 {
-	note_moved(d, page);
+	note_moved(d, b, page);
 	detach_page(d, page);
 	ledger_set(d->ledger, b, page, PAGE_STATE_SHARED, record.n);
 	if (record.n != UINT32_MAX)

@@ -56,7 +56,7 @@ struct domain {
 	unsigned n_strangers; /* as of the last tidying */
 	/* A guest that maps the store cannot be looked after: none of its slots is freed any more. */
 	bool store_lost;
-	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied, at the latest */
+	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied as a whole */
 	uint64_t last_tidy_usec;
 	uint64_t moved; /* pages that came to share, or ceased to, since then */
 	struct domain *next;

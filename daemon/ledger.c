@@ -84,6 +84,11 @@ static size_t huge_words(hva start, uint64_t n_pages)
 	return DIV_ROUND_UP(last - first + 1, 64);
 }
 
+static size_t left_words(uint64_t n_pages)
+{
+	return DIV_ROUND_UP(n_pages, 64 * LEDGER_LEFT_PAGES);
+}
+
 int ledger_add_block(struct ledger *l, struct member *m, hva start, uint64_t n_pages,
 		     struct ledger_block **ret)
 {
@@ -109,9 +114,16 @@ int ledger_add_block(struct ledger *l, struct member *m, hva start, uint64_t n_p
 	b = calloc(1, sizeof(*b));
 	if (!b)
 		return -ENOMEM;
-	b->huge = calloc(huge_words(start, n_pages), sizeof(*b->huge));
+	/* One piece of memory for both. */
+	b->huge = calloc(huge_words(start, n_pages) + left_words(n_pages), sizeof(*b->huge));
 	if (!b->huge)
 		return -ENOMEM;
+	b->left = b->huge + huge_words(start, n_pages);
+	b->parts = calloc(DIV_ROUND_UP(n_pages, LEDGER_PART_PAGES), sizeof(*b->parts));
+	if (!b->parts) {
+		free(b->huge);
+		return -ENOMEM;
+	}
 	b->first = PAGE_ID(first);
 	b->n_pages = (uint32_t)n_pages;
 	b->start = start;
@@ -152,6 +164,7 @@ void ledger_remove_block(struct ledger *l, struct ledger_block *b)
 	l->n_pages -= b->n_pages;
 	l->n_blocks--;
 	memmove(&l->blocks[i], &l->blocks[i + 1], (l->n_blocks - i) * sizeof(struct ledger_block *));
+	free(b->parts);
 	free(b->huge);
 	free(b);
 }
@@ -177,7 +190,8 @@ uint64_t ledger_bytes(const struct ledger *l)
 	for (size_t i = 0; i < l->n_blocks; i++) {
 		const struct ledger_block *b = l->blocks[i];
 
-		bytes += sizeof(*b) + huge_words(b->start, b->n_pages) * sizeof(uint64_t) +
+		bytes += sizeof(*b) + DIV_ROUND_UP(b->n_pages, LEDGER_PART_PAGES) * sizeof(*b->parts) +
+			 (huge_words(b->start, b->n_pages) + left_words(b->n_pages)) * sizeof(uint64_t) +
 			 ALIGN_UP((uint64_t)b->n_pages, (uint64_t)ID_ALIGN) *
 				 (sizeof(uint8_t) + sizeof(uint32_t));
 	}
@@ -199,12 +213,21 @@ uint32_t ledger_word(const struct ledger *l, page_id id)
 	return l->words[id.n];
 }
 
+void ledger_touch(struct ledger_block *b, page_id id)
+{
+	struct ledger_part *part = &b->parts[(id.n - b->first.n) / LEDGER_PART_PAGES];
+
+	part->changed = true;
+	part->quiet_passes = 0;
+}
+
 static void set_byte(struct ledger *l, struct ledger_block *b, page_id id, enum page_state s,
 		     unsigned wait)
 {
 	b->counts[LEDGER_STATE_OF(l->states[id.n])]--;
 	b->counts[s]++;
 	l->states[id.n] = (uint8_t)(s | wait << STATE_BITS);
+	ledger_touch(b, id);
 }
 
 void ledger_set(struct ledger *l, struct ledger_block *b, page_id id, enum page_state s,
@@ -298,6 +321,29 @@ void ledger_note_huge(struct ledger_block *b, page_id first, uint64_t n_pages, b
 		else
 			b->huge[i / 64] &= ~(UINT64_C(1) << (i % 64));
 	}
+}
+
+void ledger_note_left(struct ledger_block *b, page_id id)
+{
+	uint32_t place = (id.n - b->first.n) / LEDGER_LEFT_PAGES;
+
+	b->left[place / 64] |= UINT64_C(1) << (place % 64);
+}
+
+int ledger_take_left(struct ledger_block *b, struct range_set *ret)
+{
+	for (size_t i = 0; i < left_words(b->n_pages); i++)
+		while (b->left[i]) {
+			uint64_t place = i * 64 + (unsigned)__builtin_ctzll(b->left[i]);
+			uint64_t end = MIN((place + 1) * LEDGER_LEFT_PAGES, (uint64_t)b->n_pages);
+			int r = range_set_add(ret, hva_add_pages(b->start, place * LEDGER_LEFT_PAGES).addr,
+					      hva_add_pages(b->start, end).addr);
+
+			if (r < 0)
+				return r;
+			b->left[i] &= b->left[i] - 1;
+		}
+	return 0;
 }
 
 uint32_t ledger_key_of(uint32_t page, void *ledger)

@@ -28,6 +28,7 @@
 #include <stdint.h>
 
 #include "common/units.h"
+#include "daemon/range-set.h"
 
 enum page_state {
 	PAGE_STATE_ABSENT,
@@ -51,7 +52,16 @@ _Static_assert(PAGE_STATE_MAX <= 8, "three bits of the state byte");
 struct ledger;
 struct member;
 
-/* A RAM block of an enrolled guest. Owned by the ledger; immutable but for huge and counts. */
+/* 2 MiB of a RAM block, from its start on: what a pass goes by (quiet.h). */
+#define LEDGER_PART_PAGES 512U
+struct ledger_part {
+	uint16_t present_pages, swapped_pages, huge_pages; /* when it was last looked at */
+	uint8_t quiet_passes, looked; /* the latter: a pass's number, as far as it fits */
+	bool changed; /* a page's state did, since then */
+};
+
+/* A RAM block of an enrolled guest. Owned by the ledger; immutable but for huge, left, parts
+ * and counts. */
 struct ledger_block {
 	page_id first;
 	uint32_t n_pages;
@@ -62,8 +72,13 @@ struct ledger_block {
 	/* One bit for each aligned 2 MiB of address space that a huge page maps, as of the last
 	 * pass; bit 0 is the one that holds start. */
 	uint64_t *huge;
+	/* One bit for each LEDGER_LEFT_PAGES: a page in it shared a store's page, and does no more. */
+	uint64_t *left;
+	struct ledger_part *parts; /* the last one may be shorter */
 	uint32_t counts[PAGE_STATE_MAX]; /* pages in each state */
 };
+
+#define LEDGER_LEFT_PAGES 16U
 
 int ledger_new(struct ledger **ret);
 void ledger_free(struct ledger *l);
@@ -84,6 +99,8 @@ uint32_t ledger_word(const struct ledger *l, page_id id);
 /* b is the block of the page: every change of state goes through here to keep the counts. */
 void ledger_set(struct ledger *l, struct ledger_block *b, page_id id, enum page_state s,
 		uint32_t word);
+/* A page of the part waits, or its content is not what it was: the next pass looks there. */
+void ledger_touch(struct ledger_block *b, page_id id);
 /* YOUNG for wait more passes (at most LEDGER_WAIT_MAX). */
 void ledger_set_young(struct ledger *l, struct ledger_block *b, page_id id, unsigned wait,
 		      uint32_t word);
@@ -123,6 +140,12 @@ static inline bool ledger_is_huge(const struct ledger_block *b, page_id id)
 }
 /* Notes whether the pages [first, first + n) are mapped by huge pages. */
 void ledger_note_huge(struct ledger_block *b, page_id first, uint64_t n_pages, bool huge);
+
+/* A page shared a page of the store, and does no more: its mapping may be all copies now. */
+void ledger_note_left(struct ledger_block *b, page_id id);
+/* Where that was noted (by parts) since the last call is added to *ret. -ENOMEM, -ENOSPC: too many
+ * places, and some are still noted. */
+int ledger_take_left(struct ledger_block *b, struct range_set *ret);
 
 /* key_of for hash trees whose values are page numbers; userdata is the ledger. */
 uint32_t ledger_key_of(uint32_t page, void *ledger);

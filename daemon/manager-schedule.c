@@ -19,8 +19,8 @@
 /* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
 #define ROUND_BACKOFF_MAX 6U
 /* A domain's store is tidied after so many passes when pages came to share or ceased to: what guests
- * have written does not merge again, and its slots are not freed, before. And else after so many, for
- * what could not be done the last time. */
+ * have written does not merge again, and its slots are not freed, before. And as a whole after so
+ * many, for what was left undone (tidy.h). */
 #define TIDY_PASSES	  3U
 #define TIDY_IDLE_PASSES  60U
 /* What ceased to be shared since a round is audited after so many passes: pages that were written,
@@ -270,6 +270,7 @@ static void tidy_over(struct domain *d, uint64_t reclaimed_pages, uint64_t freed
 /* Needs every member of the domain, those that are entering or leaving included. */
 static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 {
+	bool whole = d->next_tidy_usec <= now;
 	_cleanup_free_ struct member **members = calloc(d->n_members, sizeof(struct member *));
 	size_t n = 0;
 
@@ -279,9 +280,10 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	if (n == 0 || n != d->n_members)
 		return;
 	d->last_tidy_usec = now;
-	d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
+	if (whole)
+		d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
 	d->moved = 0;
-	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, members, n, mgr->store_users,
+	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, whole, members, n, mgr->store_users,
 				      mgr->n_store_users, tidy_over, mgr) >= 0;
 }
 

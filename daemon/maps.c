@@ -2,7 +2,10 @@
 #include "daemon/maps.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 
+#include "common/kernel-abi.h"
+#include "common/kernel.h"
 #include "common/parse.h"
 #include "common/util.h"
 #include "daemon/process.h"
@@ -288,4 +291,53 @@ int maps_read(int proc_fd, const char *file, mapping_fn *fn, void *userdata)
 		return -ENOMEM;
 	maps_reader_init(&reader, fn, userdata);
 	return read_all(fd, buf, &reader);
+}
+
+static uint32_t flags_from_query(uint64_t flags)
+{
+	return (flags & PROCMAP_QUERY_VMA_WRITABLE ? (uint32_t)VMF_WRITE : 0) |
+	       (flags & PROCMAP_QUERY_VMA_EXECUTABLE ? (uint32_t)VMF_EXEC : 0) |
+	       (flags & PROCMAP_QUERY_VMA_SHARED ? (uint32_t)VMF_SHARED : 0);
+}
+
+int maps_query(int maps_fd, uint64_t start, uint64_t end, bool files_only, mapping_fn *fn, void *userdata)
+{
+	if (!kernel_has(KERNEL_PROCMAP_QUERY))
+		return -EOPNOTSUPP;
+	while (start < end) {
+		struct procmap_query q = {
+			.size = sizeof(q),
+			.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA |
+				       (files_only ? PROCMAP_QUERY_FILE_BACKED_VMA : 0),
+			.query_addr = start,
+		};
+		struct mapping m;
+		int r;
+
+		if (ioctl(maps_fd, PROCMAP_QUERY, &q) < 0) {
+			if (errno == EINTR)
+				continue;
+			return errno == ENOENT ? 0 : -errno;
+		}
+		if (q.vma_start >= end)
+			return 0;
+		/* An answer that does not lead on would never end. */
+		if (q.vma_end <= start || q.vma_start >= q.vma_end)
+			return -EIO;
+		m = (struct mapping){
+			.start = HVA(q.vma_start),
+			.n_pages = (q.vma_end - q.vma_start) >> PAGE_SHIFT,
+			.flags = flags_from_query(q.vma_flags),
+			.anonymous = q.inode == 0 && q.dev_major == 0 && q.dev_minor == 0,
+			.offset_bytes = q.vma_offset,
+			.inode = q.inode,
+			.dev_major = q.dev_major,
+			.dev_minor = q.dev_minor,
+		};
+		r = fn(&m, userdata);
+		if (r < 0)
+			return r;
+		start = q.vma_end;
+	}
+	return 0;
 }

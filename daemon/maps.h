@@ -74,6 +74,14 @@ int maps_feed(struct maps_reader *r, const char *buf, size_t len, size_t *ret_us
 /* At the end of the text: the last mapping. */
 int maps_end(struct maps_reader *r);
 
+/*
+ * The mappings that lie in [start, end), or reach into it, asked one by one of a descriptor of
+ * /proc/PID/maps by PROCMAP_QUERY, which costs less than half of their text and nothing for others;
+ * only those of files, if so wanted. No names. 0, -errno, or what fn returned; -EOPNOTSUPP on Linux
+ * before 6.11, -ESRCH.
+ */
+int maps_query(int maps_fd, uint64_t start, uint64_t end, bool files_only, mapping_fn *fn, void *userdata);
+
 /* Reads proc_fd's "maps" or "smaps" (file), where proc_fd is /proc/PID. 0 or -errno; -ESRCH when
  * the process has gone. Interrupted calls are repeated. */
 int maps_read(int proc_fd, const char *file, mapping_fn *fn, void *userdata);

@@ -192,7 +192,17 @@ static uint32_t work_nsec_of(const struct planned *p)
 	return WORK_NSEC_RUN + p->run.n_pages * WORK_NSEC_PAGE;
 }
 
-/* How many of the planned runs from the next on, all of one 2 MiB, go into a transaction; 0 when the work of
+/* A transaction looks at all pages from its first run to its last, and gives back advice there: runs
+ * that are farther apart than that are cheaper in two. */
+#define TRANSACTION_GAP_PAGES 64U
+
+static bool in_one_transaction(const struct planned *before, const struct planned *p)
+{
+	return p->block == before->block && block_of(p) == block_of(before) &&
+	       p->run.first - (before->run.first + before->run.n_pages) <= TRANSACTION_GAP_PAGES;
+}
+
+/* How many of the planned runs from the next on, within 2 MiB, go into a transaction; 0 when the work of
  * the batch would be too much. Adds to *work_nsec. */
 static uint32_t transaction_runs(const struct remap *r, uint32_t *work_nsec)
 {
@@ -202,7 +212,7 @@ static uint32_t transaction_runs(const struct remap *r, uint32_t *work_nsec)
 	if (ledger_is_huge(first->block, PAGE_ID(first->block->first.n + first->run.first)) &&
 	    (r->next == 0 || block_of(first - 1) != block_of(first)))
 		work += WORK_NSEC_SPLIT;
-	while (r->next + n < r->n_plan && first[n].block == first->block && block_of(&first[n]) == block_of(first)) {
+	while (r->next + n < r->n_plan && (n == 0 || in_one_transaction(&first[n - 1], &first[n]))) {
 		work += work_nsec_of(&first[n]);
 		/* A batch has one run at least, whatever its length. */
 		if (work > WORK_NSEC_MAX && (n > 0 || *work_nsec > 0))
@@ -213,7 +223,7 @@ static uint32_t transaction_runs(const struct remap *r, uint32_t *work_nsec)
 	return n;
 }
 
-/* Packs transactions, at most one for each 2 MiB, until that is work enough or the plan is at its end. */
+/* Packs transactions, each within 2 MiB, until that is work enough or the plan is at its end. */
 static void pack_batch(struct remap *r)
 {
 	uint32_t work_nsec = 0;
@@ -306,6 +316,16 @@ static void free_refused(struct remap *r)
 		}
 }
 
+static void arm_anew(const struct member *m)
+{
+	for (size_t i = 0; i < m->n_blocks; i++) {
+		int r = tracker_arm(m->tracker, m->blocks[i]->start, m->blocks[i]->n_pages);
+
+		if (r < 0 && r != -ESRCH)
+			log_debug("arming after a merge: %s", strerror(-r));
+	}
+}
+
 static void batch_run(struct work *w)
 {
 	struct remap *r = (struct remap *)w;
@@ -320,13 +340,14 @@ static void batch_run(struct work *w)
 	r->freed_pages = r->freed_runs = 0;
 	if (r->result >= 0)
 		free_refused(r);
-	/* Mappings were replaced. The agent has registered them, so it is enough that the tracker
-	 * learns of them before it is asked again, which is after the round. */
-	for (size_t i = 0; i < r->m->n_blocks && (r->result < 0 || r->next == r->n_plan); i++) {
-		int q = tracker_arm(r->m->tracker, r->m->blocks[i]->start, r->m->blocks[i]->n_pages);
+	/* Mappings were replaced, and the agent has registered them; unless it went wrong. */
+	if (r->result < 0)
+		arm_anew(r->m);
+	for (size_t i = r->batch_from; i < r->next && r->result >= 0; i++) {
+		const struct planned *p = &r->plan[i];
 
-		if (q < 0 && q != -ESRCH)
-			log_debug("arming after a merge: %s", strerror(-q));
+		tracker_remapped(r->m->tracker, hva_add_pages(p->block->start, p->run.first),
+				 p->run.n_pages);
 	}
 	r->agent_nsec = agent_cpu_nsec(r->m->agent) - before;
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "daemon/remap-guest.h"
 
+#include <fcntl.h>
+
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/util.h"
@@ -9,6 +11,7 @@
 #include "daemon/pins.h"
 #include "daemon/refusal.h"
 #include "daemon/ring-check.h"
+#include "daemon/runs.h"
 #include "daemon/store.h"
 
 /* Runs in a batch of RECLAIM, whose agent runs before ordinary threads (urgency.h): each takes 10 us, and
@@ -313,8 +316,10 @@ int64_t remap_list_give_back(struct member *m, const struct remap_list *list, si
 
 struct copied {
 	const struct member *m;
+	uint64_t seen; /* up to here; two places may lie in one mapping */
 	struct mapped *list;
 	bool all; /* so far, in this mapping */
+	uint64_t n_copied; /* mappings in the list */
 };
 
 static int note_run(const struct page_run *run, void *userdata)
@@ -334,31 +339,56 @@ static int note_copied(const struct mapping *mapping, void *userdata)
 	uint64_t n;
 	int r;
 
-	if (!store_mapping_slots(c->m->domain->store, mapping, &first, &n))
+	if (mapping->start.addr < c->seen || !store_mapping_slots(c->m->domain->store, mapping, &first, &n))
 		return 0;
+	c->seen = mapping_end(mapping).addr;
 	c->list->n_maps++;
 	c->all = true;
 	/* Most of them are short, and to ask what else is mapped there would take the longest. */
 	r = pagemap_walk(c->m->process, mapping->start, mapping->n_pages, PAGEMAP_FORCE_FILE, note_run, c);
 	if (r < 0 && r != -ECANCELED)
 		return r;
-	return c->all ? add_mapped(c->list, mapping->start.addr, mapping_end(mapping).addr, 0) : 0;
+	if (!c->all)
+		return 0;
+	c->n_copied++;
+	return add_mapped(c->list, mapping->start.addr, mapping_end(mapping).addr, 0);
 }
 
-int64_t remap_reclaim(struct member *m)
+static int find_copied(struct member *m, const struct range_set *where, struct copied *c)
+{
+	_cleanup_close_ int fd = openat(m->process->proc_fd, "maps", O_RDONLY | O_CLOEXEC);
+	struct range all = { 0, UINT64_MAX };
+	const struct range *ranges = where ? where->ranges : &all;
+	int r = fd < 0 ? (errno == ENOENT ? -ESRCH : -errno) : 0;
+
+	for (size_t i = 0; i < (where ? where->n : 1) && r >= 0; i++)
+		r = maps_query(fd, ranges[i].start, ranges[i].end, true, note_copied, c);
+	if (r == -EOPNOTSUPP) {
+		where = NULL;
+		r = maps_read(m->process->proc_fd, "maps", note_copied, c);
+	}
+	if (!where)
+		m->n_maps = c->list->n_maps * RUN_MAPS;
+	return r;
+}
+
+int64_t remap_reclaim(struct member *m, const struct range_set *where, bool *ret_all)
 {
 	struct mapped list = { 0 };
-	struct copied c = { m, &list, true };
+	struct copied c = { .m = m, .list = &list };
 	struct cgroup_room room;
-	int64_t r = maps_read(m->process->proc_fd, "maps", note_copied, &c);
+	int64_t r = find_copied(m, where, &c);
 
-	m->n_maps = list.n_maps * 2;
+	*ret_all = r >= 0 && list.n == 0;
 	/* It takes a second copy of a piece for a moment: not at the edge of the guest's limits. */
 	if (r >= 0 && list.n > 0 && cgroup_room_read(m->process->proc_fd, &room) >= 0 &&
 	    room.bytes >= RECLAIM_ROOM_BYTES) {
 		r = reclaim(m, list.runs, list.n, NULL);
-		for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
-			(void)tracker_arm(m->tracker, m->blocks[i]->start, m->blocks[i]->n_pages);
+		*ret_all = r == (int64_t)list.n_pages;
+		if (*ret_all)
+			m->n_maps -= MIN(m->n_maps, c.n_copied * RUN_MAPS);
+		for (size_t i = 0; i < list.n; i++)
+			tracker_remapped(m->tracker, HVA(list.runs[i].addr), list.runs[i].n_pages);
 	}
 	free(list.runs);
 	return r;

@@ -52,13 +52,14 @@ int64_t remap_list_give_back(struct member *m, const struct remap_list *list, si
 /*
  * Makes anonymous memory of the mappings of the store whose pages the guest has all copied, so that
  * they can merge again and their slots become free; the tracker learns of it. Where the
- * process does direct I/O, only if it can be proven that no device writes to them (pins.h). Sets
- * n_maps to the mappings of the store that are left. Returns the pages reclaimed, or -errno.
+ * process does direct I/O, only if it can be proven that no device writes to them (pins.h). Looks
+ * at what is mapped in these ranges, or everywhere (NULL): then n_maps is set to the mappings of the
+ * store that are left. Returns the pages reclaimed, or -errno; *ret_all: none was refused.
  */
-int64_t remap_reclaim(struct member *m);
+int64_t remap_reclaim(struct member *m, const struct range_set *where, bool *ret_all);
 /*
  * The same for copies in parts of such mappings, which are cut there: runs in order of address, each within one
  * mapping, all pages copied; their results are written. What is none is refused by the agent (-EINVAL), and
- * nothing is changed. The tracker is to be armed again. Returns the pages reclaimed, or -errno.
+ * nothing is changed. The tracker is to be told. Returns the pages reclaimed, or -errno.
  */
 int64_t remap_reclaim_runs(struct member *m, struct ring_run *runs, size_t n);

@@ -15,6 +15,7 @@
 /* A list being filled. */
 struct span_walk {
 	uint64_t at; /* up to here it is said */
+	uint64_t limit; /* to here the process is asked */
 	struct span_list list;
 	size_t size; /* allocated spans */
 };
@@ -23,7 +24,7 @@ static int list_add(struct span_walk *w, uint64_t end, enum span_kind kind)
 {
 	struct span_list *l = &w->list;
 
-	end = MIN(end, l->end);
+	end = MIN(end, w->limit);
 	if (end <= w->at)
 		return 0;
 	if (l->n > 0 && l->spans[l->n - 1].kind == kind) {
@@ -63,7 +64,7 @@ static enum span_kind kind_from_query(uint64_t flags)
 
 static int query_all(int fd, struct span_walk *w)
 {
-	while (w->at < w->list.end) {
+	while (w->at < w->limit) {
 		struct procmap_query q = {
 			.size = sizeof(q),
 			.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA,
@@ -77,7 +78,7 @@ static int query_all(int fd, struct span_walk *w)
 				continue;
 			return errno == ENOENT ? 0 : -errno;
 		}
-		if (q.vma_start >= w->list.end)
+		if (q.vma_start >= w->limit)
 			return 0;
 		/* An answer that does not lead on would never end. */
 		if (q.vma_end <= w->at || q.vma_start >= q.vma_end)
@@ -109,7 +110,7 @@ static int take_mapping(const struct mapping *m, void *userdata)
 
 	if (mapping_end(m).addr <= w->at)
 		return 0;
-	if (m->start.addr >= w->list.end)
+	if (m->start.addr >= w->limit)
 		return PAST_THE_RANGE;
 	return add_mapping(w, m->start.addr, mapping_end(m).addr,
 			   m->anonymous && writable ? SPAN_ANONYMOUS : SPAN_OTHER);
@@ -124,9 +125,11 @@ static int walk_maps(const struct process *p, struct span_walk *w)
 
 int span_list_read(const struct process *p, hva start, uint64_t n_pages, struct span_list *ret)
 {
+	uint64_t end = hva_add_pages(start, n_pages).addr;
 	struct span_walk w = {
 		.at = start.addr,
-		.list = { .start = start.addr, .end = hva_add_pages(start, n_pages).addr },
+		.limit = end,
+		.list = { .start = start.addr, .end = end },
 	};
 	int r = kernel_has(KERNEL_PROCMAP_QUERY) ? walk_query(p, &w) : walk_maps(p, &w);
 
@@ -140,9 +143,104 @@ int span_list_read(const struct process *p, hva start, uint64_t n_pages, struct 
 	return 0;
 }
 
+/* --- a part of a list ------------------------------------------------------------------------ */
+
+static uint64_t parts_of(const struct span_list *l)
+{
+	return DIV_ROUND_UP(l->end - l->start, SPAN_PART_BYTES);
+}
+
+int span_list_note_change(struct span_list *l, uint64_t start, uint64_t end)
+{
+	start = MAX(start, l->start);
+	end = MIN(end, l->end);
+	if (start >= end)
+		return 0;
+	if (!l->stale)
+		l->stale = calloc(DIV_ROUND_UP(parts_of(l), 64), sizeof(*l->stale));
+	if (!l->stale)
+		return -ENOMEM;
+	for (uint64_t i = (start - l->start) / SPAN_PART_BYTES; i <= (end - 1 - l->start) / SPAN_PART_BYTES; i++)
+		l->stale[i / 64] |= UINT64_C(1) << i % 64;
+	return 0;
+}
+
+static bool part_is_stale(const struct span_list *l, uint64_t i)
+{
+	return l->stale[i / 64] >> i % 64 & 1;
+}
+
+/* The parts from i on that are all stale, or all not: where they end. */
+static uint64_t parts_end(const struct span_list *l, uint64_t i, uint64_t n)
+{
+	bool stale = part_is_stale(l, i);
+
+	while (i < n && part_is_stale(l, i) == stale)
+		i++;
+	return i;
+}
+
+/* Up to the limit; *i is where to begin in the old list, and where the next call does. */
+static int copy_spans(struct span_walk *w, const struct span_list *old, size_t *i)
+{
+	int r = 0;
+
+	while (*i < old->n && old->spans[*i].end <= w->at)
+		(*i)++;
+	for (; r >= 0 && w->at < w->limit; *i += w->at < w->limit)
+		r = list_add(w, old->spans[*i].end, old->spans[*i].kind);
+	return r;
+}
+
+static int refresh_parts(int fd, const struct span_list *old, struct span_walk *w)
+{
+	uint64_t n = parts_of(old);
+	size_t from = 0;
+	int r = 0;
+
+	for (uint64_t i = 0, end; i < n && r >= 0; i = end) {
+		end = parts_end(old, i, n);
+		w->limit = MIN(old->start + end * SPAN_PART_BYTES, old->end);
+		if (!part_is_stale(old, i)) {
+			r = copy_spans(w, old, &from);
+			continue;
+		}
+		r = query_all(fd, w);
+		if (r >= 0)
+			r = list_add(w, w->limit, SPAN_HOLE);
+	}
+	return r;
+}
+
+int span_list_refresh(const struct process *p, struct span_list *l)
+{
+	struct span_walk w = { .at = l->start, .list = { .start = l->start, .end = l->end } };
+	_cleanup_close_ int fd = -1;
+	int r;
+
+	if (!l->stale)
+		return 0;
+	if (!kernel_has(KERNEL_PROCMAP_QUERY)) {
+		r = span_list_read(p, HVA(l->start), (l->end - l->start) >> PAGE_SHIFT, &w.list);
+	} else {
+		fd = openat(p->proc_fd, "maps", O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return errno == ENOENT ? -ESRCH : -errno;
+		r = refresh_parts(fd, l, &w);
+	}
+	if (r < 0) {
+		span_list_done(&w.list);
+		return r;
+	}
+	span_list_done(l);
+	*l = w.list;
+	return 0;
+}
+
 void span_list_done(struct span_list *l)
 {
 	free(l->spans);
+	free(l->stale);
 	*l = (struct span_list)SPAN_LIST_EMPTY;
 }
 

@@ -30,11 +30,20 @@ struct span_list {
 	uint64_t start, end;
 	struct span *spans;
 	size_t n;
+	/* What is to be read again: one bit for each SPAN_PART_BYTES from start on; NULL: nothing. */
+	uint64_t *stale;
 };
+#define SPAN_PART_BYTES (UINT64_C(2) << 20)
+
 #define SPAN_LIST_EMPTY   { .spans = NULL }
 
 /* 0, or -errno: -ESRCH when the process is gone. On failure *ret is untouched. */
 int span_list_read(const struct process *p, hva start, uint64_t n_pages, struct span_list *ret);
+/* What is mapped in [start, end) has changed: the next refresh reads that part of the list, if it has
+ * one, again. 0 or -ENOMEM. */
+int span_list_note_change(struct span_list *l, uint64_t start, uint64_t end);
+/* Brings the list up to date where changes were noted. 0, or -errno: the list is as it was. */
+int span_list_refresh(const struct process *p, struct span_list *l);
 /* Also on an empty list, and twice. */
 void span_list_done(struct span_list *l);
 /* The index of the span that addr lies in; addr must lie in the list. */

@@ -499,8 +499,11 @@ static int mark_mapping(const struct mapping *m, void *userdata)
 
 int store_mark_mapped(const struct store *s, const struct process *p, struct slot_map *mapped)
 {
+	_cleanup_close_ int fd = openat(p->proc_fd, "maps", O_RDONLY | O_CLOEXEC);
 	struct marker k = {.store = s, .mapped = mapped};
-	int r = maps_read(p->proc_fd, "maps", mark_mapping, &k);
+	int r = fd < 0 ? -errno : maps_query(fd, 0, UINT64_MAX, true, mark_mapping, &k);
 
-	return r == -ESRCH ? 0 : r;
+	if (r == -EOPNOTSUPP)
+		r = maps_read(p->proc_fd, "maps", mark_mapping, &k);
+	return r == -ESRCH || r == -ENOENT ? 0 : r;
 }

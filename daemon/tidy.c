@@ -10,8 +10,15 @@ struct tidy {
 	struct work work; /* must be first */
 	struct ledger *ledger;
 	struct domain *domain;
-	struct member **members;
+	bool whole;
+	struct tidy_member {
+		struct member *m;
+		struct range_set left; /* where to look; not if whole */
+		bool everywhere;	    /* too many places */
+		bool reclaimed;		    /* all that could be */
+	} *members;
 	size_t n_members;
+	bool sweep;
 	struct slot_map *mapped;
 	/* Guests that may map the store, and how many of them live and are no members. */
 	struct kept_store_user *users;
@@ -26,8 +33,8 @@ struct tidy {
 static bool is_member(const struct tidy *t, const struct kept_store_user *u)
 {
 	for (size_t i = 0; i < t->n_members; i++)
-		if (t->members[i]->process->pid == u->pid &&
-		    t->members[i]->process->start_ticks == u->start_ticks)
+		if (t->members[i].m->process->pid == u->pid &&
+		    t->members[i].m->process->start_ticks == u->start_ticks)
 			return true;
 	return false;
 }
@@ -73,15 +80,18 @@ static void tidy_run(struct work *w)
 {
 	struct tidy *t = (struct tidy *)w;
 
-	t->sure = !t->domain->store_lost;
 	for (size_t i = 0; i < t->n_members; i++) {
-		int64_t n = remap_reclaim(t->members[i]);
+		struct tidy_member *tm = &t->members[i];
+		int64_t n = remap_reclaim(tm->m, tm->everywhere ? NULL : &tm->left, &tm->reclaimed);
 
 		if (n > 0)
 			t->reclaimed_pages += (uint64_t)n;
 	}
+	t->sure = t->sweep && !t->domain->store_lost;
+	if (!t->sweep)
+		return;
 	for (size_t i = 0; i < t->n_members; i++)
-		if (store_mark_mapped(t->domain->store, t->members[i]->process, t->mapped) < 0)
+		if (store_mark_mapped(t->domain->store, t->members[i].m->process, t->mapped) < 0)
 			t->sure = false;
 	look_at_strangers(t);
 }
@@ -90,8 +100,8 @@ static void tidy_run(struct work *w)
 static void mark_candidates(struct tidy *t)
 {
 	for (size_t i = 0; i < t->n_members; i++)
-		for (size_t k = 0; k < t->members[i]->n_blocks; k++) {
-			const struct ledger_block *b = t->members[i]->blocks[k];
+		for (size_t k = 0; k < t->members[i].m->n_blocks; k++) {
+			const struct ledger_block *b = t->members[i].m->blocks[k];
 			const uint8_t *states = ledger_states(t->ledger, b);
 
 			for (uint32_t n = 0; (n = ledger_skip_unoffered(states, n, b->n_pages)) < b->n_pages; n++) {
@@ -148,9 +158,25 @@ static void sweep_unrecorded(struct tidy *t)
 static void tidy_free(struct tidy *t)
 {
 	slot_map_free(t->mapped);
+	for (size_t i = 0; t->members && i < t->n_members; i++)
+		range_set_done(&t->members[i].left);
 	free(t->members);
 	free(t->users);
 	free(t);
+}
+
+/* What could not be reclaimed (pinned) is looked at again the next time. */
+static void note_again(const struct tidy_member *tm)
+{
+	for (size_t i = 0; i < tm->left.n; i++)
+		for (size_t k = 0; k < tm->m->n_blocks; k++) {
+			struct ledger_block *b = tm->m->blocks[k];
+			uint64_t end = MIN(tm->left.ranges[i].end, hva_add_pages(b->start, b->n_pages).addr);
+
+			for (uint64_t at = MAX(tm->left.ranges[i].start, b->start.addr); at < end;
+			     at += LEDGER_LEFT_PAGES * PAGE_BYTES)
+				ledger_note_left(b, ledger_id(b, HVA(at)));
+		}
 }
 
 static void tidy_done(struct work *w)
@@ -163,16 +189,38 @@ static void tidy_done(struct work *w)
 		if (t->domain->adopted)
 			sweep_unrecorded(t);
 	}
-	t->domain->n_strangers = t->n_strangers;
-	t->domain->strangers = t->n_strangers > 0;
+	if (t->sweep) {
+		t->domain->n_strangers = t->n_strangers;
+		t->domain->strangers = t->n_strangers > 0;
+	}
 	for (size_t i = 0; i < t->n_members; i++) {
-		t->members[i]->counts.cpu_nsec += t->work.cpu_nsec / t->n_members;
-		t->members[i]->busy = false;
+		if (!t->members[i].reclaimed)
+			note_again(&t->members[i]);
+		t->members[i].m->counts.cpu_nsec += t->work.cpu_nsec / t->n_members;
+		t->members[i].m->busy = false;
 	}
 	t->done(t->domain, t->reclaimed_pages, t->freed_slots, t->userdata);
 	for (size_t i = 0; i < t->n_members; i++)
-		member_unref(t->members[i]);
+		member_unref(t->members[i].m);
 	tidy_free(t);
+}
+
+/* The places at which to look in m. */
+static void take_left(struct tidy *t, struct tidy_member *tm, struct member *m)
+{
+	tm->m = m;
+	/* That tracker sees no writes to shared pages. */
+	tm->everywhere = t->whole || tracker_kind(m->tracker) == TRACKER_REHASH;
+	for (size_t i = 0; i < m->n_blocks; i++)
+		if (ledger_take_left(m->blocks[i], &tm->left) < 0)
+			tm->everywhere = true;
+}
+
+static bool sweep_is_worth_it(const struct stable *s)
+{
+	uint64_t orphans = stable_records(s) - stable_shared(s);
+
+	return orphans > 0 && orphans >= stable_records(s) / TIDY_ORPHANS;
 }
 
 /* Those who may map the store of d. */
@@ -189,9 +237,9 @@ static int copy_users(struct tidy *t, const struct kept_store_user *users, size_
 	return 0;
 }
 
-int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, struct member *const *members,
-	       size_t n_members, const struct kept_store_user *users, size_t n_users, tidy_done_fn *done,
-	       void *userdata)
+int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, bool whole,
+	       struct member *const *members, size_t n_members, const struct kept_store_user *users,
+	       size_t n_users, tidy_done_fn *done, void *userdata)
 {
 	struct tidy *t = calloc(1, sizeof(*t));
 	int r = -ENOMEM;
@@ -202,7 +250,10 @@ int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, 
 		.work = { .run = tidy_run, .done = tidy_done },
 		.ledger = ledger,
 		.domain = d,
-		.members = calloc(n_members, sizeof(struct member *)),
+		/* Who strangers are, and what they map, only a look at all of it tells. */
+		.whole = whole || d->strangers,
+		.sweep = whole || d->strangers || sweep_is_worth_it(d->stable),
+		.members = calloc(n_members, sizeof(*t->members)),
 		.n_members = n_members,
 		.done = done,
 		.userdata = userdata,
@@ -213,10 +264,12 @@ int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, 
 		r = slot_map_new(store_file_bytes(d->store) / PAGE_BYTES, &t->mapped);
 	/* All of it before the worker may look. */
 	for (size_t i = 0; i < n_members && r >= 0; i++)
-		t->members[i] = members[i];
+		take_left(t, &t->members[i], members[i]);
 	if (r >= 0)
 		r = work_submit(pool, &t->work);
 	if (r < 0) {
+		for (size_t i = 0; t->members && i < n_members; i++)
+			note_again(&t->members[i]);
 		tidy_free(t);
 		return r;
 	}

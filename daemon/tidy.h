@@ -5,6 +5,10 @@
  *   reclaim  mappings whose pages were all copied become anonymous memory again (remap-guest.h)
  *   sweep    slots that no guest maps any more, and that no candidate waits for, are freed
  *
+ * Both look at mappings, of which merged guests have tens of thousands. So reclaim looks where pages
+ * ceased to be shared since the last time (ledger.h), and sweep goes by when one record in
+ * TIDY_ORPHANS has no sharer; but for a whole round, which looks at everything.
+ *
  * A slot may be dropped only when no guest maps it; a mapping keeps it even when its page was
  * copied. The proof is a look at the mappings of every guest that was ever handed the store,
  * while none of them is being merged: so a round holds all members of the domain, and one that
@@ -25,8 +29,12 @@
 
 typedef void tidy_done_fn(struct domain *d, uint64_t reclaimed_pages, uint64_t freed_slots, void *userdata);
 
-/* Tidies d, whose members (all of them, none busy) are held until done is called (never from within
- * this call). users: guests that may map stores, members or not; copied. 0, -ENOMEM, -EAGAIN. */
-int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, struct member *const *members,
-	       size_t n_members, const struct kept_store_user *users, size_t n_users, tidy_done_fn *done,
-	       void *userdata);
+/* A sweep for fewer slots than this part of all would cost more than they are worth. */
+#define TIDY_ORPHANS 32U
+
+/* Tidies d, as a whole or where something changed. Its members (all of them, none busy) are held until
+ * done is called (never from within this call). users: guests that may map stores, members or not;
+ * copied. 0, -ENOMEM, -EAGAIN. */
+int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, bool whole,
+	       struct member *const *members, size_t n_members, const struct kept_store_user *users,
+	       size_t n_users, tidy_done_fn *done, void *userdata);

@@ -15,6 +15,7 @@ struct tracker_ops {
 	enum tracker_kind kind;
 	void (*free)(struct tracker *t);
 	int (*arm)(struct tracker *t, hva start, uint64_t n_pages);
+	void (*remapped)(struct tracker *t, hva start, uint64_t n_pages);
 	int (*disarm)(struct tracker *t, hva start, uint64_t n_pages);
 	int (*begin_pass)(struct tracker *t);
 	int (*collect)(struct tracker *t, hva start, uint64_t n_pages, page_run_fn *fn,

@@ -70,7 +70,7 @@ static int wp_unregister(const struct tracker_wp *t, uint64_t start, uint64_t en
 /*
  * A merged guest has tens of thousands of mappings, and asking the kernel for each costs
  * ten times as much as the scan itself. So the lists of spans are kept from pass to pass.
- * What changes them: an engine of ours (which arms the range anew: dropped there), or QEMU
+ * What changes them: an engine of ours (which says where: that part is read anew), or QEMU
  * (hot-plug: the size of the address space changes). What slips through is harmless: pages
  * mapped since are not registered, hence written; pages unmapped since look unwritten, and
  * reading or merging them fails.
@@ -79,6 +79,15 @@ static void cache_drop(struct tracker_wp *t, uint64_t start, uint64_t end)
 {
 	for (size_t i = 0; i < CACHE_LISTS; i++)
 		if (t->cache[i].start < end && start < t->cache[i].end)
+			span_list_done(&t->cache[i]);
+}
+
+static void wp_remapped(struct tracker *base, hva start, uint64_t n_pages)
+{
+	struct tracker_wp *t = wp(base);
+
+	for (size_t i = 0; i < CACHE_LISTS; i++)
+		if (span_list_note_change(&t->cache[i], start.addr, hva_add_pages(start, n_pages).addr) < 0)
 			span_list_done(&t->cache[i]);
 }
 
@@ -98,8 +107,11 @@ static const struct span_list *cache_get(struct tracker_wp *t, uint64_t start, u
 	struct range r;
 
 	for (size_t i = 0; i < CACHE_LISTS; i++)
-		if (t->cache[i].start <= start && end <= t->cache[i].end)
+		if (t->cache[i].start <= start && end <= t->cache[i].end) {
+			if (span_list_refresh(t->base.process, &t->cache[i]) < 0)
+				return NULL;
 			return &t->cache[i];
+		}
 	r = cache_range(t, start, end);
 	l = &t->cache[t->cache_next++ % CACHE_LISTS];
 	span_list_done(l);
@@ -209,8 +221,14 @@ static int wp_begin_pass(struct tracker *base)
 
 	if (r < 0)
 		return r;
-	if (vm_pages != t->vm_pages || ++t->cache_age >= CACHE_PASSES) {
+	if (vm_pages != t->vm_pages)
 		cache_drop(t, 0, UINT64_MAX);
+	if (++t->cache_age >= CACHE_PASSES) {
+		cache_drop(t, 0, UINT64_MAX);
+		/* Where the agent could not register a new mapping, all of it counts as written until
+		 * this succeeds. */
+		for (size_t i = 0; i < t->armed.n; i++)
+			(void)wp_register(t, t->armed.ranges[i].start, t->armed.ranges[i].end);
 		t->cache_age = 0;
 	}
 	t->vm_pages = vm_pages;
@@ -253,6 +271,7 @@ static const struct tracker_ops wp_ops = {
 	.kind = TRACKER_WP,
 	.free = wp_free,
 	.arm = wp_arm,
+	.remapped = wp_remapped,
 	.disarm = wp_disarm,
 	.begin_pass = wp_begin_pass,
 	.collect = wp_collect,

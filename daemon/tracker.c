@@ -71,6 +71,12 @@ int tracker_arm(struct tracker *t, hva start, uint64_t n_pages)
 	return t->ops->arm && n_pages > 0 ? t->ops->arm(t, start, n_pages) : 0;
 }
 
+void tracker_remapped(struct tracker *t, hva start, uint64_t n_pages)
+{
+	if (t->ops->remapped && n_pages > 0)
+		t->ops->remapped(t, start, n_pages);
+}
+
 int tracker_disarm(struct tracker *t, hva start, uint64_t n_pages)
 {
 	return t->ops->disarm && n_pages > 0 ? t->ops->disarm(t, start, n_pages) : 0;

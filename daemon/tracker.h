@@ -86,6 +86,9 @@ bool tracker_is_exact(const struct tracker *t);
  * unregister it afterwards (nothing else ends that mode) and have it armed again.
  */
 int tracker_arm(struct tracker *t, hva start, uint64_t n_pages);
+/* An engine has replaced mappings in a range that is armed, and has had the new ones registered
+ * (RING_MERGE_TRACK): cheaper than arming again. Before the next collect. */
+void tracker_remapped(struct tracker *t, hva start, uint64_t n_pages);
 /* Ends it, for what of the range was armed. */
 int tracker_disarm(struct tracker *t, hva start, uint64_t n_pages);
 /* Called once before the blocks of a pass: softdirty acts on the whole process, and wp sees

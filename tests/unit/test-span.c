@@ -69,6 +69,63 @@ static void cut_by_kind(void **state _unused_)
 	(void)close(p.proc_fd);
 }
 
+static void assert_same(const struct span_list *a, const struct span_list *b)
+{
+	assert_int_equal(a->start, b->start);
+	assert_int_equal(a->end, b->end);
+	assert_int_equal(a->n, b->n);
+	for (size_t i = 0; i < a->n; i++) {
+		assert_int_equal(a->spans[i].start, b->spans[i].start);
+		assert_int_equal(a->spans[i].end, b->spans[i].end);
+		assert_int_equal(a->spans[i].kind, b->spans[i].kind);
+	}
+}
+
+/* Mappings come and go; the parts in which they did are read again, and no others. */
+static void refreshed_where_it_changed(void **state _unused_)
+{
+	const uint64_t part = SPAN_PART_BYTES / PAGE_BYTES, n = 6 * part + 7;
+	struct process p = { .proc_fd = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC) };
+	int fd = memfd_create("span", MFD_CLOEXEC);
+	char *map = mmap(NULL, (n + 2) * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct span_list l = SPAN_LIST_EMPTY, fresh = SPAN_LIST_EMPTY;
+
+	assert_true(fd >= 0 && map != MAP_FAILED && ftruncate(fd, (off_t)(n * PAGE_BYTES)) == 0);
+	map += PAGE_BYTES; /* so that parts are cut at no multiple of anything */
+	assert_int_equal(span_list_read(&p, HVA(map), n, &l), 0);
+	srand(1);
+	for (unsigned round = 0; round < 200; round++) {
+		for (unsigned i = (unsigned)rand() % 4; i > 0; i--) {
+			uint64_t first = (uint64_t)rand() % n, n_pages = 1 + (uint64_t)rand() % (rand() % 8 ? 16 : n);
+			char *at = map + first * PAGE_BYTES;
+			int file = rand() % 2;
+
+			n_pages = MIN(n_pages, n - first);
+			if (rand() % 4 == 0)
+				assert_int_equal(munmap(at, n_pages * PAGE_BYTES), 0);
+			else
+				assert_ptr_equal(mmap(at, n_pages * PAGE_BYTES, PROT_READ | PROT_WRITE,
+						      MAP_PRIVATE | MAP_FIXED | (file ? 0 : MAP_ANONYMOUS),
+						      file ? fd : -1, 0),
+						 at);
+			assert_int_equal(span_list_note_change(&l, (uintptr_t)at, (uintptr_t)at + n_pages * PAGE_BYTES),
+					 0);
+		}
+		assert_int_equal(span_list_refresh(&p, &l), 0);
+		assert_int_equal(span_list_read(&p, HVA(map), n, &fresh), 0);
+		assert_same(&l, &fresh);
+		span_list_done(&fresh);
+	}
+	/* Elsewhere: no change of this list. */
+	assert_int_equal(span_list_note_change(&l, 0, l.start), 0);
+	assert_int_equal(span_list_note_change(&l, l.end, UINT64_MAX), 0);
+	assert_null(l.stale);
+	span_list_done(&l);
+	(void)munmap(map - PAGE_BYTES, (n + 2) * PAGE_BYTES);
+	(void)close(fd);
+	(void)close(p.proc_fd);
+}
+
 /* The same without the ioctl, in a program of its own: features are probed once in a process. */
 static void cut_by_kind_from_maps(void **state _unused_)
 {
@@ -92,10 +149,12 @@ int main(int argc, char **argv _unused_)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cut_by_kind),
+		cmocka_unit_test(refreshed_where_it_changed),
 		cmocka_unit_test(cut_by_kind_from_maps),
 	};
 	const struct CMUnitTest once[] = {
 		cmocka_unit_test(cut_by_kind),
+		cmocka_unit_test(refreshed_where_it_changed),
 	};
 
 	return argc > 1 ? cmocka_run_group_tests_name("span", once, NULL, NULL) :
