@@ -99,6 +99,10 @@ struct member {
 	struct budget cpu; /* the policy's share, for passes over this guest */
 	struct turn turn; /* the policy's weight, likewise */
 	struct member_counts counts;
+	/* So much of it should be in memory. If it is less, pages were swapped out or given up, perhaps
+	 * where nothing has changed for long: the next pass looks everywhere. */
+	uint64_t resident_pages;
+	bool look_everywhere;
 	uint64_t shared_pages;	/* sharers in this guest, verified */
 	uint64_t next_pass_usec; /* monotonic */
 	uint64_t vm_pages_looked; /* when it was last looked whether its RAM is as it was */

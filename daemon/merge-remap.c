@@ -422,6 +422,7 @@ static void apply_run(struct remap *r, const struct planned *p, const struct rin
 			domain_merged(d, p->block, page, RECORD_ID(ledger_word(r->env->ledger, page)));
 	}
 	r->candidates -= MIN(r->candidates, (uint64_t)result->merged);
+	r->m->resident_pages -= MIN(r->m->resident_pages, (uint64_t)result->merged);
 	*(zero ? &r->stats->holes_pages : &r->stats->merged_pages) += result->merged;
 	if (result->merged > 0 && !zero)
 		r->m->n_maps += RUN_MAPS;

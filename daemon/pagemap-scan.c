@@ -126,6 +126,13 @@ static uint32_t usual_bits(enum span_kind kind)
 	return 0;
 }
 
+/* In a walk that arms, pages of files are told from others only in mappings of files. */
+static bool is_copy(const struct scan *s, const struct plan *plan, uint32_t bits)
+{
+	return plan == &s->everything && s->flags & PAGEMAP_CLEAR_WRITTEN && bits & PAGE_PRESENT &&
+	       bits & PAGE_WRITTEN && !(bits & PAGE_FILE) && !(bits & PAGE_ZERO);
+}
+
 /* What was cleared, else what was seen (with extra bits), else the bits of a gap. */
 static int emit(struct scan *s, const struct plan *plan, struct cursor *seen,
 		struct cursor *cleared, uint64_t start, uint64_t end, uint32_t extra)
@@ -136,8 +143,9 @@ static int emit(struct scan *s, const struct plan *plan, struct cursor *seen,
 		int r;
 
 		if (!cursor_bits(cleared, start, s->written, &limit, &bits)) {
-			if (!cursor_bits(seen, start, s->written, &limit, &bits) &&
-			    plan->gaps_are_usual) {
+			if (cursor_bits(seen, start, s->written, &limit, &bits)) {
+				bits |= is_copy(s, plan, bits) ? PAGE_COPY : 0;
+			} else if (plan->gaps_are_usual) {
 				const struct span *span = scan_span(s, start);
 
 				bits = usual_bits(span->kind);

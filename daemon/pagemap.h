@@ -29,6 +29,8 @@ enum page_bits {
 	PAGE_FILE = 1 << 3,    /* of a file or shmem: in private memory, a store page not yet copied */
 	PAGE_HUGE = 1 << 4,    /* mapped by a huge page */
 	PAGE_WRITTEN = 1 << 5, /* since the tracker last armed it; always set when untracked */
+	/* With PAGEMAP_CLEAR_WRITTEN: the process's own copy in a mapping of a file, WRITTEN each time. */
+	PAGE_COPY = 1 << 6,
 };
 
 /* A run of pages of equal bits. Pages that are neither present nor swapped have bits 0. */

@@ -145,6 +145,15 @@ static uint32_t join_run(struct pass *p, uint32_t i)
 	return i + (uint32_t)got;
 }
 
+/* It is not what it was: the next pass over its guest is to find out. */
+static void look_at_twin(const struct pass *p, page_id twin)
+{
+	struct ledger_block *b = ledger_find(p->env->ledger, twin);
+
+	if (b)
+		ledger_touch(b, twin);
+}
+
 static void join_batch(struct pass *p)
 {
 	uint32_t end = p->pair_at + p->pair_batch;
@@ -156,6 +165,8 @@ static void join_batch(struct pass *p)
 			i = join_run(p, i);
 			continue;
 		}
+		if (!p->pairs[i].equal)
+			look_at_twin(p, pages->twin);
 		if (!p->pairs[i].equal || !join_known(p, &p->pairs[i], pages))
 			domain_forget_young(p->m->domain, pass_block(p), pages->page, 1);
 		i++;

@@ -11,6 +11,7 @@
 
 #include "daemon/pair.h"
 #include "daemon/pass.h"
+#include "daemon/quiet.h"
 #include "daemon/scan.h"
 
 /* Pairs compared in one job; where there is a store, so many pages are copied. */
@@ -37,6 +38,10 @@ struct pass {
 	/* The slice. */
 	size_t block;
 	uint32_t at, n_pages;
+	uint64_t resident_pages; /* of the process, when it began */
+	bool everywhere; /* this pass looks at all of it, as far as quiet.h goes */
+	struct quiet_range looks[PASS_SLICE_PAGES / LEDGER_PART_PAGES];
+	uint32_t n_looks;
 	int error; /* of the job */
 
 	/* The worker's while a job runs. */

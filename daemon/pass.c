@@ -7,6 +7,8 @@
  * they are read again in the next pass. */
 #define LATER_WAITS 100U
 #define LATER_USEC  (2 * USEC_PER_MSEC)
+/* QEMU's own memory comes and goes, too: less than this is no sign. */
+#define RESIDENT_SLACK_PAGES 64U
 
 static void start_collect(struct pass *p);
 static void start_scan(struct pass *p);
@@ -50,6 +52,7 @@ void pass_finish(struct pass *p, int r)
 		p->counts.read_total = m->counts.read_total + p->counts.read_pages;
 		p->counts.cpu_nsec = m->counts.cpu_nsec;
 		p->counts.kept_huge_pages = m->counts.kept_huge_pages;
+		m->look_everywhere = m->look_everywhere && !p->everywhere;
 		m->counts = p->counts;
 	}
 	m->busy = false;
@@ -164,7 +167,9 @@ static void collect_run(struct work *w)
 	const struct ledger_block *b = pass_block(p);
 
 	p->n_runs = 0;
-	p->error = tracker_collect(p->m->tracker, hva_add_pages(b->start, p->at), p->n_pages, on_run, p);
+	for (uint32_t i = 0; i < p->n_looks && p->error >= 0; i++)
+		p->error = tracker_collect(p->m->tracker, hva_add_pages(b->start, p->looks[i].first),
+					   p->looks[i].n_pages, on_run, p);
 }
 
 static void want_read(struct pass *p, uint32_t i)
@@ -205,6 +210,22 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 		want_read(p, i);
 }
 
+/* The guest's copy of a store's page, in the store's mapping still: it is no candidate before it is
+ * reclaimed, and reported until then. */
+static void apply_copy(struct pass *p, struct ledger_block *b, uint32_t i)
+{
+	page_id page = PAGE_ID(b->first.n + i);
+
+	switch (ledger_state(p->env->ledger, page)) {
+	case PAGE_STATE_PAIRING:
+	case PAGE_STATE_YOUNG:
+		break;
+	default:
+		domain_forget_young(p->m->domain, b, page, LEDGER_WAIT_MAX);
+		break;
+	}
+}
+
 /* Present and not written since it was last seen. */
 static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
 {
@@ -217,6 +238,7 @@ static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
 		want_read(p, i);
 		break;
 	case PAGE_STATE_YOUNG:
+		ledger_touch(b, page);
 		wait = ledger_wait(p->env->ledger, page);
 		if (wait > MEMBER_WAIT_FINE && !p->steps)
 			break;
@@ -246,8 +268,7 @@ static void apply_run(struct pass *p, struct ledger_block *b, const struct run *
 	uint32_t end = run->first + run->n_pages;
 	const uint8_t *states = ledger_states(p->env->ledger, b);
 
-	if (run->bits & PAGE_SWAPPED)
-		p->counts.swapped_pages += run->n_pages;
+	quiet_note_run(b, run->first, run->n_pages, run->bits);
 	if (!(run->bits & PAGE_PRESENT) || run->bits & PAGE_ZERO) {
 		for (uint32_t i = run->first; (i = ledger_skip_absent(states, i, end)) < end; i++)
 			if (run->bits & PAGE_ZERO && LEDGER_STATE_OF(states[i]) == PAGE_STATE_ZEROS)
@@ -256,9 +277,6 @@ static void apply_run(struct pass *p, struct ledger_block *b, const struct run *
 				domain_forget_absent(p->m->domain, b, PAGE_ID(b->first.n + i));
 		return;
 	}
-	p->counts.present_pages += run->n_pages;
-	if (run->bits & PAGE_HUGE)
-		p->counts.huge_pages += run->n_pages;
 	ledger_note_huge(b, PAGE_ID(b->first.n + run->first), run->n_pages, run->bits & PAGE_HUGE);
 	/* Huge pages that are to stay whole are no candidates: not tracked, not read. The kernel may
 	 * have made one where the guest wrote to a hole of ours, which is none any more then. */
@@ -270,7 +288,10 @@ static void apply_run(struct pass *p, struct ledger_block *b, const struct run *
 	}
 	if (run->bits & PAGE_FILE) /* a store page: shared until it is written */
 		return;
-	if (run->bits & PAGE_WRITTEN) {
+	if (run->bits & PAGE_COPY && p->m->domain->store) {
+		for (uint32_t i = run->first; i < end; i++)
+			apply_copy(p, b, i);
+	} else if (run->bits & PAGE_WRITTEN) {
 		p->counts.written_pages += run->n_pages;
 		for (uint32_t i = run->first; i < end; i++)
 			apply_written(p, b, i);
@@ -294,6 +315,8 @@ static void collect_done(struct work *w)
 	p->n_read = 0;
 	for (uint32_t i = 0; i < p->n_runs && !p->m->gone; i++)
 		apply_run(p, pass_block(p), &p->runs[i]);
+	for (uint32_t i = 0; i < p->n_looks; i++)
+		quiet_end(pass_block(p), &p->looks[i], p->m->counts.passes);
 	pass_charge(p, start);
 	pass_then(p, p->n_read > 0 ? start_scan : pass_next_slice);
 }
@@ -473,21 +496,49 @@ static bool settle_later(struct pass *p)
 	return false;
 }
 
+/* As they were when they were last looked at. */
+static void count_pages(struct pass *p)
+{
+	for (size_t i = 0; i < p->m->n_blocks; i++) {
+		const struct ledger_block *b = p->m->blocks[i];
+
+		for (uint32_t k = 0; k < DIV_ROUND_UP(b->n_pages, LEDGER_PART_PAGES); k++) {
+			p->counts.present_pages += b->parts[k].present_pages;
+			p->counts.swapped_pages += b->parts[k].swapped_pages;
+			p->counts.huge_pages += b->parts[k].huge_pages;
+		}
+	}
+}
+
 void pass_next_slice(struct pass *p)
 {
-	if (settle_later(p))
-		return;
-	p->at += p->n_pages;
-	while (p->block < p->m->n_blocks && p->at >= pass_block(p)->n_pages) {
-		p->block++;
-		p->at = 0;
-	}
-	if (p->block == p->m->n_blocks) {
-		pass_finish(p, 0);
-		return;
-	}
-	p->n_pages = MIN(PASS_SLICE_PAGES, pass_block(p)->n_pages - p->at);
+	do {
+		if (settle_later(p))
+			return;
+		p->at += p->n_pages;
+		while (p->block < p->m->n_blocks && p->at >= pass_block(p)->n_pages) {
+			p->block++;
+			p->at = 0;
+		}
+		if (p->block == p->m->n_blocks) {
+			count_pages(p);
+			pass_finish(p, 0);
+			return;
+		}
+		p->n_pages = MIN(PASS_SLICE_PAGES, pass_block(p)->n_pages - p->at);
+		p->n_looks = quiet_plan(pass_block(p), p->at, p->n_pages, p->m->counts.passes, p->everywhere,
+					p->looks);
+	} while (p->n_looks == 0);
 	pass_then(p, start_collect);
+}
+
+/* Pages may have been swapped out or given up: the first look after that is at everything. */
+static bool memory_went(struct member *m, uint64_t resident_pages)
+{
+	bool went = resident_pages + RESIDENT_SLACK_PAGES <= m->resident_pages;
+
+	m->resident_pages = went ? resident_pages : MAX(m->resident_pages, resident_pages);
+	return went;
 }
 
 static void begin_run(struct work *w)
@@ -496,17 +547,20 @@ static void begin_run(struct work *w)
 
 	p->error = process_alive(p->m->process) ? tracker_begin_pass(p->m->tracker) : -ESRCH;
 	if (p->error >= 0)
-		p->error = process_vm_pages(p->m->process, &p->counts.vm_pages);
+		p->error = process_vm_pages(p->m->process, &p->counts.vm_pages, &p->resident_pages);
 }
 
 static void begin_done(struct work *w)
 {
 	struct pass *p = (struct pass *)w;
 
-	if (p->error < 0 || p->m->gone)
+	if (p->error < 0 || p->m->gone) {
 		pass_finish(p, p->error);
-	else
-		pass_next_slice(p);
+		return;
+	}
+	p->everywhere = memory_went(p->m, p->resident_pages) || p->m->look_everywhere ||
+			tracker_kind(p->m->tracker) != TRACKER_WP;
+	pass_next_slice(p);
 }
 
 int pass_start(const struct pass_env *env, struct member *m, pass_done_fn *done, void *userdata)

@@ -247,13 +247,26 @@ int process_check(const struct process *p)
 	return exe.st_dev == p->exe_dev && exe.st_ino == p->exe_ino ? 0 : -ESTALE;
 }
 
-int process_vm_pages(const struct process *p, uint64_t *ret)
+int process_vm_pages(const struct process *p, uint64_t *ret, uint64_t *ret_resident)
 {
 	char statm[128];
-	size_t used;
+	uint64_t vm, resident;
+	size_t used, rest;
 	int r = io_read_line(p->proc_fd, "statm", statm, sizeof(statm));
 
-	return r < 0 ? gone(r) : parse_u64_prefix(statm, strlen(statm), 10, ret, &used);
+	if (r < 0)
+		return gone(r);
+	r = parse_u64_prefix(statm, strlen(statm), 10, &vm, &used);
+	if (r >= 0 && statm[used] != ' ')
+		r = -EINVAL;
+	if (r >= 0)
+		r = parse_u64_prefix(statm + used + 1, strlen(statm + used + 1), 10, &resident, &rest);
+	if (r < 0)
+		return r;
+	*ret = vm;
+	if (ret_resident)
+		*ret_resident = resident;
+	return 0;
 }
 
 int64_t process_read_pages(const struct process *p, hva start, uint64_t n_pages, void *buf)

@@ -49,8 +49,8 @@ void process_close(struct process *p);
 bool process_alive(const struct process *p);
 /* 0, -ESRCH when it is gone, -ESTALE when it runs another executable now. */
 int process_check(const struct process *p);
-/* The size of its address space, in pages. -ESRCH. */
-int process_vm_pages(const struct process *p, uint64_t *ret);
+/* The size of its address space and, if wanted, what of it is resident, in pages. -ESRCH. */
+int process_vm_pages(const struct process *p, uint64_t *ret, uint64_t *ret_resident);
 /*
  * Copies n_pages whole pages from the process. Returns the number of pages read, which is
  * smaller when a page in between cannot be read, or -errno when not even the first could:

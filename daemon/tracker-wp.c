@@ -217,7 +217,7 @@ static int wp_begin_pass(struct tracker *base)
 {
 	struct tracker_wp *t = wp(base);
 	uint64_t vm_pages;
-	int r = process_vm_pages(base->process, &vm_pages);
+	int r = process_vm_pages(base->process, &vm_pages, NULL);
 
 	if (r < 0)
 		return r;

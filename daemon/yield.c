@@ -153,6 +153,7 @@ static void take_done(struct work *w)
 				       strerror(-j->error));
 	} else {
 		m->yield.state = YIELD_NO;
+		m->look_everywhere = true;
 		m->yield.why[0] = '\0';
 		m->next_pass_usec = now_usec();
 		m->domain->audit_wanted |= m->policy.engine == POLICY_ENGINE_KSM && j->mgr->merge_ksm;
