@@ -10,8 +10,8 @@
 idle works on contenders.py's synthetic guests (BENCH_GUESTS, BENCH_GUEST_MIB; BENCH_CASE, 50:16),
 the others on real ones. The more mappings merging made, the more a pass costs: those of engine
 remap, and those that KSM's marks cut memory into. A pass of ksmd is a full scan. memshared looks less often at
-what was quiet for long, so idle passes are counted when that has been so for a while; and where pages
-are written, they are before each pass, and what is left to do after the last one counts. Numbers vary from run to run: compare those of one run.
+what was quiet for long, so idle passes are counted when that has been so for a while, and passes with
+1 % written before each of them when they have been for a while. Numbers vary from run to run: compare those of one run.
 """
 import os
 import statistics
@@ -27,7 +27,8 @@ ROUNDS = 5
 # Passes until quiet memory is looked at as rarely as it ever is, and those that look at all of it once.
 QUIET_PASSES = 80
 IDLE_PASSES = 32
-WRITTEN_PASSES = 10
+# Twice so many: in the first ones the memory that was quiet is still catching up.
+WRITTEN_PASSES = 20
 MAX_MAPS = 700000
 BUDGET = """\
 [Daemon]
@@ -97,14 +98,14 @@ def idle_memshared(engine):
             return m.cpu_seconds() - cpu, passes() - before
         after(QUIET_PASSES)
         idle, n = after(IDLE_PASSES)
-        changed = 0
-        for number in range(1, WRITTEN_PASSES + 1):
+        cpu = []
+        for number in range(1, 2 * WRITTEN_PASSES + 1):
             rewrite(guests, number)
-            changed += after(1)[0]
-        changed += after(4)[0]
+            host.wait(lambda before=passes(): passes() > before, 300, "a pass", interval=0.5)
+            cpu.append(m.cpu_seconds())
         m.daemon.stop()
     contenders.unmerge_all()
-    return idle / n, changed / WRITTEN_PASSES
+    return idle / n, (cpu[-1] - cpu[WRITTEN_PASSES - 1]) / WRITTEN_PASSES
 
 
 def idle():
