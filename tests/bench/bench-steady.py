@@ -9,9 +9,10 @@
 
 idle works on contenders.py's synthetic guests (BENCH_GUESTS, BENCH_GUEST_MIB; BENCH_CASE, 50:16),
 the others on real ones. The more mappings merging made, the more a pass costs: those of engine
-remap, and those that KSM's marks cut memory into. A pass of ksmd is a full scan. memshared looks less often at
-what was quiet for long, so idle passes are counted when that has been so for a while, and passes with
-1 % written before each of them when they have been for a while. Numbers vary from run to run: compare those of one run.
+remap, and those that KSM's marks cut memory into. A pass of ksmd is a full scan. memshared looks
+less often at what was quiet for long, so idle passes are counted when that has been so for a
+while, and passes with 1 % written before each of them when they have been for a while. Numbers
+vary from run to run: compare those of one run.
 """
 import os
 import statistics

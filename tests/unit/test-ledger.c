@@ -150,6 +150,33 @@ static void huge_pages_of_an_unaligned_block(void **state _unused_)
 	ledger_free(l);
 }
 
+/* Places are told once; however the block is cut. */
+static void left_places_are_taken(void **state _unused_)
+{
+	struct ledger *l = new_ledger();
+	struct range_set s = { 0 };
+	struct ledger_block *b;
+
+	assert_int_equal(ledger_add_block(l, NULL, HVA(0x200000), 1000, &b), 0);
+	assert_int_equal(ledger_take_left(b, &s), 0);
+	assert_int_equal(s.n, 0);
+	ledger_note_left(b, PAGE_ID(b->first.n + 17));
+	ledger_note_left(b, PAGE_ID(b->first.n + 31));
+	ledger_note_left(b, PAGE_ID(b->first.n + 32));
+	ledger_note_left(b, PAGE_ID(b->first.n + 999));
+	assert_int_equal(ledger_take_left(b, &s), 0);
+	assert_int_equal(s.n, 2);
+	assert_int_equal(s.ranges[0].start, 0x200000 + 16 * PAGE_BYTES);
+	assert_int_equal(s.ranges[0].end, 0x200000 + 48 * PAGE_BYTES);
+	assert_int_equal(s.ranges[1].start, 0x200000 + 992 * PAGE_BYTES);
+	assert_int_equal(s.ranges[1].end, 0x200000 + 1000 * PAGE_BYTES);
+	range_set_clear(&s);
+	assert_int_equal(ledger_take_left(b, &s), 0);
+	assert_int_equal(s.n, 0);
+	range_set_done(&s);
+	ledger_free(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -159,6 +186,7 @@ int main(void)
 		cmocka_unit_test(claims_end_with_the_state),
 		cmocka_unit_test(skips),
 		cmocka_unit_test(huge_pages_of_an_unaligned_block),
+		cmocka_unit_test(left_places_are_taken),
 	};
 
 	return cmocka_run_group_tests_name("ledger", tests, NULL, NULL);

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include "daemon/maps.h"
 #include "daemon/span.h"
 #include "tests/unit/unit.h"
 
@@ -126,6 +127,60 @@ static void refreshed_where_it_changed(void **state _unused_)
 	(void)close(p.proc_fd);
 }
 
+struct seen {
+	struct mapping m[64];
+	size_t n;
+};
+
+static int see(const struct mapping *m, void *userdata)
+{
+	struct seen *s = userdata;
+
+	if (s->n < ARRAY_SIZE(s->m))
+		s->m[s->n++] = *m;
+	return 0;
+}
+
+static int see_files(const struct mapping *m, void *userdata)
+{
+	return m->anonymous ? 0 : see(m, userdata);
+}
+
+/* Asked one by one, mappings are as the text tells. */
+static void asked_as_read(void **state _unused_)
+{
+	static struct seen asked, read, files;
+	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	int proc = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int r = maps_query(fd, 0, UINT64_MAX, true, see, &asked);
+
+	if (r == -EOPNOTSUPP)
+		skip();
+	assert_int_equal(r, 0);
+	assert_int_equal(maps_read(proc, "maps", see_files, &read), 0);
+	assert_int_equal(asked.n, read.n);
+	assert_true(asked.n > 3);
+	for (size_t i = 0; i < asked.n; i++) {
+		const struct mapping *a = &asked.m[i], *b = &read.m[i];
+
+		assert_int_equal(a->start.addr, b->start.addr);
+		assert_int_equal(a->n_pages, b->n_pages);
+		assert_int_equal(a->flags, b->flags);
+		assert_int_equal(a->offset_bytes, b->offset_bytes);
+		assert_int_equal(a->inode, b->inode);
+		assert_int_equal(a->dev_major, b->dev_major);
+		assert_int_equal(a->dev_minor, b->dev_minor);
+		assert_false(a->anonymous);
+	}
+	/* One that reaches into the range, no other. */
+	assert_int_equal(maps_query(fd, asked.m[1].start.addr + 1, asked.m[1].start.addr + 2, false, see, &files),
+			 0);
+	assert_int_equal(files.n, 1);
+	assert_int_equal(files.m[0].start.addr, asked.m[1].start.addr);
+	(void)close(fd);
+	(void)close(proc);
+}
+
 /* The same without the ioctl, in a program of its own: features are probed once in a process. */
 static void cut_by_kind_from_maps(void **state _unused_)
 {
@@ -150,6 +205,7 @@ int main(int argc, char **argv _unused_)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cut_by_kind),
 		cmocka_unit_test(refreshed_where_it_changed),
+		cmocka_unit_test(asked_as_read),
 		cmocka_unit_test(cut_by_kind_from_maps),
 	};
 	const struct CMUnitTest once[] = {
