@@ -7,8 +7,8 @@
     bench-steady.py twin              a guest boots beside its twin: when is it merged?
     bench-steady.py guest             a loop in a guest that writes memory, with and without us
 
-idle works on contenders.py's synthetic guests (BENCH_GUESTS, BENCH_GUEST_MIB; BENCH_CASE, 50:16),
-the others on real ones. The more mappings merging made, the more a pass costs: those of engine
+idle works on contenders.py's synthetic guests (BENCH_GUESTS, BENCH_GUEST_MIB; BENCH_CASE, 50:16;
+BENCH_CONTENDERS, "ksmd remap ksm"), the others on real ones. The more mappings merging made, the more a pass costs: those of engine
 remap, and those that KSM's marks cut memory into. A pass of ksmd is a full scan. memshared looks
 less often at what was quiet for long, so idle passes are counted when that has been so for a
 while, and passes with 1 % written before each of them when they have been for a while. Numbers
@@ -23,9 +23,11 @@ import ksm as ksm_module
 from contenders import GUEST_MIB, GUESTS, PAGE, harness
 
 CASE = os.environ.get("BENCH_CASE", "50:16")
+CONTENDERS = os.environ.get("BENCH_CONTENDERS", "ksmd remap ksm").split()
 PAGES = GUESTS * (GUEST_MIB << 20) // PAGE
 ROUNDS = 5
-# Passes until quiet memory is looked at as rarely as it ever is, and those that look at all of it once.
+# Passes until quiet memory is looked at as rarely as it ever is, and those that look at all of it
+# twice.
 QUIET_PASSES = 80
 IDLE_PASSES = 32
 # Twice so many: in the first ones the memory that was quiet is still catching up.
@@ -110,7 +112,7 @@ def idle_memshared(engine):
 
 
 def idle():
-    kernel = idle_ksmd()
+    kernel = idle_ksmd() if "ksmd" in CONTENDERS else {}
     print("%-28s %14s %12s %16s %12s" % ("CPU of a pass over %d MiB" % (GUESTS * GUEST_MIB),
                                          "nothing written", "ns/page", "1 % written", "ns/page"))
 
@@ -118,14 +120,17 @@ def idle():
         print("%-28s %12.2f ms %12.1f %13.2f ms %12.1f" % (
             who, nothing * 1e3, nothing * 1e9 / PAGES, changed * 1e3, changed * 1e9 / PAGES),
             flush=True)
-    line("ksmd, smart_scan off", *kernel["every"])
-    line("ksmd, smart_scan on", *kernel["smart"])
+    names = {"every": "off", "smart": "on"}
+    for which, passes in kernel.items():
+        line("ksmd, smart_scan " + names[which], *passes)
     for engine in ("remap", "ksm"):
+        if engine not in CONTENDERS:
+            continue
         ours = idle_memshared(engine)
         line("memshared, engine " + engine, *ours)
-        for smart, theirs in (("off", kernel["every"]), ("on", kernel["smart"])):
+        for which, theirs in kernel.items():
             print("    %5.0f and %.0f times less than ksmd with smart_scan %s" % (
-                theirs[0] / ours[0], theirs[1] / ours[1], smart), flush=True)
+                theirs[0] / ours[0], theirs[1] / ours[1], names[which]), flush=True)
 
 
 def twin():
