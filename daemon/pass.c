@@ -210,22 +210,6 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 		want_read(p, i);
 }
 
-/* The guest's copy of a store's page, in the store's mapping still: it is no candidate before it is
- * reclaimed, and reported until then. */
-static void apply_copy(struct pass *p, struct ledger_block *b, uint32_t i)
-{
-	page_id page = PAGE_ID(b->first.n + i);
-
-	switch (ledger_state(p->env->ledger, page)) {
-	case PAGE_STATE_PAIRING:
-	case PAGE_STATE_YOUNG:
-		break;
-	default:
-		domain_forget_young(p->m->domain, b, page, LEDGER_WAIT_MAX);
-		break;
-	}
-}
-
 /* Present and not written since it was last seen. */
 static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
 {
@@ -249,6 +233,30 @@ static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
 					 ledger_word(p->env->ledger, page));
 		break;
 	default:
+		break;
+	}
+}
+
+/* Copies in mappings of the store are reported each time. They are taken as not written after the first,
+ * and read again after so many passes: an old fingerprint does no harm but that a twin is missed. */
+#define COPY_PASSES (4 * QUIET_PASSES_MAX)
+
+static void apply_copy(struct pass *p, struct ledger_block *b, uint32_t i)
+{
+	page_id page = PAGE_ID(b->first.n + i);
+
+	switch (ledger_state(p->env->ledger, page)) {
+	case PAGE_STATE_SHARED:
+	case PAGE_STATE_HOLE:
+		apply_written(p, b, i);
+		break;
+	case PAGE_STATE_UNSTABLE:
+		/* So that it falls on a pass that looks there. */
+		if ((p->m->counts.passes + i / LEDGER_PART_PAGES / QUIET_GROUP_PARTS) % COPY_PASSES == 0)
+			domain_forget_young(p->m->domain, b, page, 1);
+		break;
+	default:
+		apply_unwritten(p, b, i);
 		break;
 	}
 }
