@@ -58,6 +58,7 @@ struct domain {
 	bool store_lost;
 	uint64_t next_tidy_usec; /* engine remap: when the store is next tidied as a whole */
 	uint64_t last_tidy_usec;
+	bool untidy; /* something has changed since the whole was tidied, or could not be done then */
 	uint64_t moved; /* pages that came to share, or ceased to, since then */
 	struct domain *next;
 };

@@ -280,6 +280,7 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	if (n == 0 || n != d->n_members)
 		return;
 	d->last_tidy_usec = now;
+	d->untidy = !whole;
 	if (whole)
 		d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
 	d->moved = 0;
@@ -294,6 +295,9 @@ static uint64_t tidy_due(const struct manager *mgr, const struct domain *d)
 	bool soon = d->moved > 0 || d->n_strangers > 0;
 
 	if (!d->store || d->round_running || d->adopting)
+		return UINT64_MAX;
+	/* To look at all mappings for nothing would cost more than all else that goes on. */
+	if (d->next_tidy_usec > 0 && !soon && !d->untidy && !d->strangers)
 		return UINT64_MAX;
 	return soon ? MIN(d->next_tidy_usec, d->last_tidy_usec + TIDY_PASSES * mgr->config->pass_interval_usec)
 		    : d->next_tidy_usec;

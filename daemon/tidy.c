@@ -189,13 +189,16 @@ static void tidy_done(struct work *w)
 		if (t->domain->adopted)
 			sweep_unrecorded(t);
 	}
+	t->domain->untidy |= t->sweep && !t->sure;
 	if (t->sweep) {
 		t->domain->n_strangers = t->n_strangers;
 		t->domain->strangers = t->n_strangers > 0;
 	}
 	for (size_t i = 0; i < t->n_members; i++) {
-		if (!t->members[i].reclaimed)
+		if (!t->members[i].reclaimed) {
 			note_again(&t->members[i]);
+			t->domain->untidy = true;
+		}
 		t->members[i].m->counts.cpu_nsec += t->work.cpu_nsec / t->n_members;
 		t->members[i].m->busy = false;
 	}
