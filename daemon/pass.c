@@ -239,7 +239,7 @@ static void apply_unwritten(struct pass *p, struct ledger_block *b, uint32_t i)
 
 /* Copies in mappings of the store are reported each time. They are taken as not written after the first,
  * and read again after so many passes: an old fingerprint does no harm but that a twin is missed. */
-#define COPY_PASSES (4 * QUIET_PASSES_MAX)
+#define COPY_PASSES QUIET_PASSES_MAX
 
 static void apply_copy(struct pass *p, struct ledger_block *b, uint32_t i)
 {
