@@ -220,19 +220,21 @@ static int count_ring(const struct mapping *m, void *userdata)
 	return 0;
 }
 
-/* Two daemons can have planted at the same moment. The later one sees both rings, and goes. */
-static bool link_is_alone(const struct agent_link *a)
+/* Two daemons can have planted at the same moment. The later one sees both rings, and goes: -EBUSY.
+ * -ESRCH: there is none, the process is exiting (its memory goes before its files). */
+static int link_is_alone(const struct agent_link *a)
 {
 	unsigned n = 0;
+	int r = maps_read(a->process->proc_fd, "maps", count_ring, &n);
 
-	return maps_read(a->process->proc_fd, "maps", count_ring, &n) >= 0 && n == 1;
+	return r < 0 ? r : n == 0 ? -ESRCH : n == 1 ? 0 : -EBUSY;
 }
 
 int agent_attach(const struct process *p, char *ret_reason, struct agent_link **ret)
 {
 	_cleanup_link_ struct agent_link *a = link_new(p);
 	struct attach_result result;
-	int r;
+	int r, alone;
 
 	if (!a)
 		return refuse(ret_reason, -ENOMEM, "out of memory");
@@ -253,9 +255,12 @@ int agent_attach(const struct process *p, char *ret_reason, struct agent_link **
 	if (r == 0)
 		r = link_greet(a);
 	FAULT_POINT("agent-greeted");
-	if (r == 0 && !link_is_alone(a)) {
+	alone = link_is_alone(a);
+	if (alone == -ESRCH)
+		return refuse(ret_reason, -ESRCH, "the process has exited");
+	if (r == 0 && alone < 0) {
 		link_undo(a);
-		return refuse(ret_reason, -EBUSY, AGENT_HAS_ANOTHER);
+		return refuse(ret_reason, alone, alone == -EBUSY ? AGENT_HAS_ANOTHER : "its mappings cannot be read");
 	}
 	if (r < 0) {
 		link_undo(a);

@@ -124,7 +124,8 @@ static bool has_come_to_rest(pid_t pid, bool all)
 	(void)snprintf(path, sizeof(path), "/proc/%d/task", pid);
 	n = scandir(path, &names, is_number, versionsort);
 	for (int i = 0; i < n; i++) {
-		rest &= (!all && i > 0) || sleeps_in_ppoll(pid, names[i]->d_name);
+		/* The first thread is not the first of them where numbers have begun anew. */
+		rest &= (!all && atoi(names[i]->d_name) != pid) || sleeps_in_ppoll(pid, names[i]->d_name);
 		free(names[i]);
 	}
 	free(names);
