@@ -12,7 +12,7 @@ A contender gets fresh guests, works until nothing more merges, and answers a di
     wall       seconds for the same
     agent, ksmd    their parts of cpu, at the end
     sharing    frames that are saved, by page frame number
-    available  bytes by which available_bytes() grew: page tables, mappings, bookkeeping included
+    available  bytes by which harness.available_bytes() grew: page tables, mappings, bookkeeping included
     maps       mappings that the guests gained
     idle       share of a CPU that it uses when nothing changes any more
 """
@@ -127,14 +127,6 @@ class Synthetic:
         self.ended = True
 
 
-def available_bytes():
-    """MemAvailable, and the free pages that wait in the processors' own lists: since Linux 6.7 these
-    may hold hundreds of MiB, which MemAvailable leaves out."""
-    with open("/proc/zoneinfo", encoding="ascii") as file:
-        waiting = sum(int(line.split()[1]) for line in file if line.lstrip().startswith("count:"))
-    return harness.meminfo() + waiting * PAGE
-
-
 def ksmd_pid():
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -201,7 +193,7 @@ def run_ksmd_defaults(host, case):
     unmerge_all()
     guests = make_guests(host, case)
     ksmd = ksmd_pid()
-    available = available_bytes()
+    available = harness.available_bytes()
     ksm_module.write("pages_to_scan", 100)
     ksm_module.write("sleep_millisecs", 20)
     ksm_module.write("smart_scan", 1)
@@ -210,7 +202,7 @@ def run_ksmd_defaults(host, case):
     time.sleep(DEFAULTS_SECONDS)
     ksm_module.write("run", 0)
     return {"cpu": cpu_of_thread(ksmd) - cpu, "wall": DEFAULTS_SECONDS,
-            "sharing": audit_sharing(host, guests), "available": available_bytes() - available}
+            "sharing": audit_sharing(host, guests), "available": harness.available_bytes() - available}
 
 
 def merge_by_ksmd():
@@ -237,7 +229,7 @@ def run_ksmd(host, case):
     """The kernel alone, at full speed."""
     unmerge_all()
     guests = make_guests(host, case)
-    available, scanned = available_bytes(), ksm_module.counters()["pages_scanned"]
+    available, scanned = harness.available_bytes(), ksm_module.counters()["pages_scanned"]
     cpu = cpu_of_thread(ksmd_pid())
     history = merge_by_ksmd()
     # Until it had merged all but a thousandth: what it did afterwards is not counted.
@@ -245,7 +237,7 @@ def run_ksmd(host, case):
     scanned = ksm_module.counters()["pages_scanned"] - scanned
     return {"cpu": used, "wall": wall, "sharing": audit_sharing(host, guests), "maps": 0,
             "gbps": scanned * PAGE / 1e9 / (cpu_of_thread(ksmd_pid()) - cpu),
-            "available": available_bytes() - available}
+            "available": harness.available_bytes() - available}
 
 
 class Memshared:
@@ -253,7 +245,7 @@ class Memshared:
 
     def __init__(self, host, guests, engine, max_maps=16384, domain=None):
         self._host, self._guests, self._ksmd = host, guests, ksmd_pid()
-        self.available, self._maps = available_bytes(), count_maps(guests)
+        self.available, self._maps = harness.available_bytes(), count_maps(guests)
         self.daemon = host.daemon(CONFIG % (host.directory + "/state", "400%", engine, max_maps))
         self._ksmd_cpu, self.began = cpu_of_thread(self._ksmd), time.monotonic()
         for g in guests:
@@ -301,6 +293,6 @@ def run_memshared(host, case, engine="ksm", max_maps=16384):
     idle, idle_began = m.cpu_seconds(), time.monotonic()
     time.sleep(10)
     result["idle"] = (m.cpu_seconds() - idle) / (time.monotonic() - idle_began)
-    result["available"] = available_bytes() - m.available
+    result["available"] = harness.available_bytes() - m.available
     m.daemon.stop()
     return result
