@@ -70,6 +70,7 @@ def one(host):
     daemon = start(host)
     for g in guests:
         host.wait(lambda g=g: daemon.guest(g)["state"] == "enrolled", 60, "they are in again")
+    host.wait(lambda: daemon.guest(guests[0])["reason"].startswith("unmerged"), 60, "it is unmerged")
     stays_unmerged(host, daemon, guests[0], guests[1])
     daemon.ctl("enroll", guests[0].pid)
     assert not daemon.guest(guests[0]).get("unmerged")
