@@ -16,6 +16,9 @@
 
 /* Fewer new candidates than this wait for more: a round costs ksmd a walk of all marks. */
 #define ROUND_MIN_PAGES	  16U
+/* So do fewer than this share of what is merged, for so many passes: the walk is over all of that. */
+#define ROUND_SHARE	  32U
+#define ROUND_PASSES	  6U
 /* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
 #define ROUND_BACKOFF_MAX 6U
 /* A domain's store is tidied after so many passes when pages came to share or ceased to: what guests
@@ -25,7 +28,7 @@
 #define TIDY_IDLE_PASSES  60U
 /* What ceased to be shared since a round is audited after so many passes: pages that were written,
  * more than this share of all, or perhaps written, which is all that some trackers tell. */
-#define AUDIT_PASSES	  3U
+#define AUDIT_PASSES	  ROUND_PASSES
 #define AUDIT_SHARE	  128U
 /* A pass that failed is tried again after this. */
 #define PASS_RETRY_USEC	  (5 * USEC_PER_SEC)
@@ -48,22 +51,28 @@ static void look_for_ram(struct manager *mgr, struct member *m)
 		m->vm_pages_looked = now;
 }
 
+static uint64_t count_sharers(const struct manager *mgr, const struct domain *d)
+{
+	uint64_t sharers = 0;
+
+	for (const struct member *m = mgr->members; m; m = m->next)
+		for (size_t i = 0; m->domain == d && i < m->n_blocks; i++)
+			sharers += m->blocks[i]->counts[PAGE_STATE_SHARED];
+	return sharers;
+}
+
 /* How many frames are shared is known from the last round only. */
 static bool needs_audit(const struct manager *mgr, const struct domain *d)
 {
 	struct merge_ksm_stats s;
-	uint64_t sharers = 0;
 	bool exact = true;
+	uint64_t sharers;
 
 	if (!mgr->merge_ksm || d->engine != POLICY_ENGINE_KSM)
 		return false;
-	for (const struct member *m = mgr->members; m; m = m->next) {
-		if (m->domain != d || !m->tracker)
-			continue;
-		exact &= tracker_is_exact(m->tracker);
-		for (size_t i = 0; i < m->n_blocks; i++)
-			sharers += m->blocks[i]->counts[PAGE_STATE_SHARED];
-	}
+	for (const struct member *m = mgr->members; m; m = m->next)
+		exact &= m->domain != d || !m->tracker || tracker_is_exact(m->tracker);
+	sharers = count_sharers(mgr, d);
 	merge_ksm_stats(mgr->merge_ksm, &s);
 	return (!exact && sharers > 0) ||
 	       sharers + MAX(s.sharers_pages / AUDIT_SHARE, (uint64_t)ROUND_MIN_PAGES) < s.sharers_pages;
@@ -182,13 +191,16 @@ static bool domain_has_ksm_alone(const struct manager *mgr, const struct domain 
 	return true;
 }
 
-/* Candidates that ksmd cannot merge (their frames are in use for I/O, say) come again and again:
- * rounds for them alone become rare. */
+/* A few candidates wait for more. Those that ksmd cannot merge (their frames are in use for I/O, say)
+ * come again and again: rounds for them alone become rare. */
 static bool domain_wants_round(const struct manager *mgr, const struct domain *d, uint64_t now)
 {
 	uint64_t new = d->offered - d->offered_last_round;
 
 	if (!mgr->merge_ksm || d->round_running || d->engine != POLICY_ENGINE_KSM || new < ROUND_MIN_PAGES)
+		return false;
+	if (new < count_sharers(mgr, d) / ROUND_SHARE &&
+	    now - d->last_round_usec < ROUND_PASSES * mgr->pass_env.interval_usec)
 		return false;
 	if (new < (uint64_t)ROUND_MIN_PAGES << d->round_backoff &&
 	    now - d->last_round_usec < mgr->pass_env.interval_usec << d->round_backoff)

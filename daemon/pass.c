@@ -504,20 +504,6 @@ static bool settle_later(struct pass *p)
 	return false;
 }
 
-/* As they were when they were last looked at. */
-static void count_pages(struct pass *p)
-{
-	for (size_t i = 0; i < p->m->n_blocks; i++) {
-		const struct ledger_block *b = p->m->blocks[i];
-
-		for (uint32_t k = 0; k < DIV_ROUND_UP(b->n_pages, LEDGER_PART_PAGES); k++) {
-			p->counts.present_pages += b->parts[k].present_pages;
-			p->counts.swapped_pages += b->parts[k].swapped_pages;
-			p->counts.huge_pages += b->parts[k].huge_pages;
-		}
-	}
-}
-
 void pass_next_slice(struct pass *p)
 {
 	do {
@@ -529,7 +515,9 @@ void pass_next_slice(struct pass *p)
 			p->at = 0;
 		}
 		if (p->block == p->m->n_blocks) {
-			count_pages(p);
+			for (size_t i = 0; i < p->m->n_blocks; i++)
+				quiet_count(p->m->blocks[i], &p->counts.present_pages,
+					    &p->counts.swapped_pages, &p->counts.huge_pages);
 			pass_finish(p, 0);
 			return;
 		}

@@ -70,3 +70,12 @@ void quiet_end(struct ledger_block *b, const struct quiet_range *range, uint64_t
 		part->changed = false;
 	}
 }
+
+void quiet_count(const struct ledger_block *b, uint64_t *present, uint64_t *swapped, uint64_t *huge)
+{
+	for (uint32_t i = 0; i < DIV_ROUND_UP(b->n_pages, LEDGER_PART_PAGES); i++) {
+		*present += b->parts[i].present_pages;
+		*swapped += b->parts[i].swapped_pages;
+		*huge += b->parts[i].huge_pages;
+	}
+}

@@ -30,8 +30,9 @@
 
 /* Lists of spans that are kept: a guest has a few RAM blocks. */
 #define CACHE_LISTS 16U
-/* After so many passes they are read again in any case. */
-#define CACHE_PASSES 32U
+/* After so many passes they are read again in any case: at 32, that was a fifth of what watching a
+ * guest costs that writes nothing. */
+#define CACHE_PASSES 128U
 
 struct tracker_wp {
 	struct tracker base;
