@@ -19,6 +19,8 @@
 /* So do fewer than this share of what is merged, for so many passes: the walk is over all of that. */
 #define ROUND_SHARE	  32U
 #define ROUND_PASSES	  6U
+/* The marks are folded when there was no round for so many passes (merge-ksm.h). */
+#define FOLD_PASSES	  2U
 /* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
 #define ROUND_BACKOFF_MAX 6U
 /* A domain's store is tidied after so many passes when pages came to share or ceased to: what guests
@@ -117,6 +119,7 @@ static void finish_gone(struct manager *mgr)
 static void note_round(struct domain *d, const struct merge_ksm_stats *s)
 {
 	d->last_round_usec = now_usec();
+	d->fold_due = true;
 	if (s->incomplete)
 		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
 	if (s->incomplete || s->gained_pages >= ROUND_MIN_PAGES)
@@ -135,7 +138,7 @@ static void round_done(struct domain *d, int r, void *userdata)
 	d->round_running = false;
 	merge_ksm_stats(mgr->merge_ksm, &s);
 	d->next_audit_usec = now_usec() + AUDIT_PASSES * mgr->pass_env.interval_usec;
-	if (!d->round_audits)
+	if (d->round_merges)
 		note_round(d, &s);
 	if (r < 0)
 		log_warning("merging in domain %s failed (%s): trying again with the next pass", d->name,
@@ -237,8 +240,7 @@ static bool domain_is_idle(const struct manager *mgr, const struct domain *d)
 	return !d->round_running;
 }
 
-/* An audit is a round without ksmd. */
-static void start_round(struct manager *mgr, struct domain *d, bool audit)
+static void start_round(struct manager *mgr, struct domain *d, enum merge_ksm_kind kind)
 {
 	_cleanup_free_ struct member **members = calloc(MAX(mgr->n_members, 1U), sizeof(struct member *));
 	size_t n = 0;
@@ -248,18 +250,21 @@ static void start_round(struct manager *mgr, struct domain *d, bool audit)
 		if (m->domain == d && !m->gone && !member_rests(m) && m->agent)
 			members[n++] = m;
 	/* Not again before there is something new. */
-	if (!audit)
+	if (kind == MERGE_KSM_MERGE)
 		d->offered_last_round = d->offered;
+	d->fold_due &= kind != MERGE_KSM_FOLD;
 	if (members && n == 0) {
 		d->audit_wanted = d->audit_due = false;
 		return;
 	}
 	if (members)
-		r = merge_ksm_round(mgr->merge_ksm, d, members, n, !audit, round_done, mgr);
+		r = merge_ksm_round(mgr->merge_ksm, d, members, n, kind, round_done, mgr);
 	d->round_running = r >= 0;
-	d->round_audits = audit;
+	d->round_merges = kind == MERGE_KSM_MERGE;
+	if (kind == MERGE_KSM_FOLD)
+		return;
 	d->audit_due &= r < 0;
-	if (audit)
+	if (kind == MERGE_KSM_AUDIT)
 		d->audit_wanted = r < 0;
 	else
 		note_refusal(mgr, d, r);
@@ -295,7 +300,6 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	d->untidy = !whole;
 	if (whole)
 		d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
-	d->moved = 0;
 	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, whole, members, n, mgr->store_users,
 				      mgr->n_store_users, tidy_over, mgr) >= 0;
 }
@@ -304,7 +308,7 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 static uint64_t tidy_due(const struct manager *mgr, const struct domain *d)
 {
 	/* What strangers map may change at any time. */
-	bool soon = d->moved > 0 || d->n_strangers > 0;
+	bool soon = d->moved > 0 || d->unswept || d->n_strangers > 0;
 
 	if (!d->store || d->round_running || d->adopting)
 		return UINT64_MAX;
@@ -349,11 +353,14 @@ static uint64_t schedule_domain(struct manager *mgr, struct domain *d, uint64_t 
 	if (domain_is_held(mgr, d))
 		return d->audit_wanted ? now + PASS_RETRY_USEC : next;
 	if (d->audit_wanted && domain_is_idle(mgr, d))
-		start_round(mgr, d, true);
+		start_round(mgr, d, MERGE_KSM_AUDIT);
 	else if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
-		start_round(mgr, d, false);
+		start_round(mgr, d, MERGE_KSM_MERGE);
 	else if (d->audit_due && d->next_audit_usec <= now && domain_is_quiet(mgr, d, now))
-		start_round(mgr, d, true);
+		start_round(mgr, d, MERGE_KSM_AUDIT);
+	else if (d->fold_due && !d->round_running && domain_is_quiet(mgr, d, now) &&
+		 now - d->last_round_usec >= FOLD_PASSES * mgr->pass_env.interval_usec)
+		start_round(mgr, d, MERGE_KSM_FOLD);
 	else if (tidy_due(mgr, d) <= now && domain_is_quiet(mgr, d, now))
 		start_tidy(mgr, d, now);
 	/* Also when no member has passes. */

@@ -86,6 +86,7 @@ def states(host):
     check(one, two)
 
     # The end that a guest chooses itself.
+    both = daemon.call("Status")["totals"]["sharing_pages"]
     one.ended = True
     one.serial.send("quit")
     assert one.end() == 0
@@ -93,7 +94,7 @@ def states(host):
     merging.passes(host, daemon, two, 2)
     check(two)
     totals = daemon.call("Status")["totals"]
-    assert totals["guests"] == 1 and totals["sharing_pages"] < before, totals
+    assert totals["guests"] == 1 and totals["sharing_pages"] < both, (both, totals)
 
 
 def balloon(host, guest, mib):
