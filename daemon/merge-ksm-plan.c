@@ -4,11 +4,12 @@
  * coalesced until they are few enough; and the advice that leads there from the marks of now.
  *
  * Each mark cuts the guest's memory into mappings, and to find who maps a page of KSM's the kernel
- * (rmap_walk_ksm(), as of Linux 6.18) walks all mappings that were cut from one, for each sharer. With 32
- * times as many of them, 8192 a guest, DAMON took 30 times longer over such pages, most of a processor;
- * reclaim and compaction walk likewise, and hold a lock that the guest's faults need. So, while ksmd stands still, the marks of a block are
- * folded: all from the first to the last is marked, and is one mapping again. Before ksmd runs,
- * what is between them is unmarked: it never merged, so there is nothing to give back.
+ * (rmap_walk_ksm(), as of Linux 6.18) walks all mappings that were cut from one, for each sharer. With
+ * 8192 marks in each of four guests DAMON took 30 times as long over such pages as with 256, most of
+ * a processor; reclaim and compaction walk likewise, and hold a lock that the guests' faults need. So,
+ * while ksmd stands still, the marks of a block are folded: all from the first to the last is
+ * marked, and is one mapping again. Before ksmd runs, what is between them is unmarked: it never
+ * merged, so there is nothing to give back.
  */
 #include <sys/mman.h>
 
