@@ -44,6 +44,7 @@ Pressure=always
 Domain=bench
 PagesToScan=20000
 SleepMillisecs=0
+MaxRanges=16384
 
 [Policy "bench"]
 match-name=*
