@@ -128,12 +128,25 @@ static inline bool range_is_mapped(uint64_t addr, uint64_t bytes)
 	return range_residency(addr, bytes, vec) == 0;
 }
 
+/* Is the page at `to` and no more at `from`? */
+static inline bool page_has_moved(uint64_t to, uint64_t from)
+{
+	uint8_t there = 0, here = 1;
+
+	return range_residency(to, PAGE_BYTES, &there) == 0 && (there & 1) &&
+	       range_residency(from, PAGE_BYTES, &here) == 0 && !(here & 1);
+}
+
 /*
  * Moves pages, frames and all, to where none are. Stops at the first that cannot be moved:
  * *ret_moved pages were, and the return says why the next was not.
  *
  * The kernel wants each side of a move within one mapping, and the guest's memory consists of
  * more than is known here: what is refused for this (or another) reason is tried by halves.
+ *
+ * While the kernel migrates pages (compaction), Linux 6.18 moves a page now and then and does not
+ * say so: tried again, it says -EEXIST. A page that was moved and not counted would be lost to the
+ * guest, so every refusal is checked against what is where.
  */
 static inline int pages_move(const struct range_env *e, uint64_t to, uint64_t from,
 			     uint32_t n_pages, uint64_t mode, uint32_t *ret_moved)
@@ -152,6 +165,11 @@ static inline int pages_move(const struct range_env *e, uint64_t to, uint64_t fr
 		r = (int)sys_ioctl(e->uffd, UFFDIO_MOVE, &m);
 		if (m.move > 0) {
 			done += (uint32_t)((uint64_t)m.move >> PAGE_SHIFT);
+			chunk = n_pages - done;
+			tries = 0;
+			r = 0;
+		} else if (r < 0 && page_has_moved(m.dst, m.src)) {
+			done++;
 			chunk = n_pages - done;
 			tries = 0;
 			r = 0;
