@@ -205,6 +205,9 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 		return;
 	wait = member_wait_steps(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec : policy->min_age_usec,
 				 p->env->interval_usec, p->step_passes);
+	/* A second write does not end what is left of cow-backoff. */
+	if (s == PAGE_STATE_YOUNG)
+		wait = MAX(wait, ledger_wait(p->env->ledger, page));
 	domain_forget_young(p->m->domain, b, page, wait);
 	if (wait == 0)
 		want_read(p, i);

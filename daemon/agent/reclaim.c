@@ -255,9 +255,8 @@ static int reclaim_take(struct reclaim *c)
 		int r;
 
 		gap_get(c, i, &addr, &bytes);
-		r = pages_move(c->e, fresh_of(c, addr), addr, (uint32_t)(bytes >> PAGE_SHIFT),
-			       UFFDIO_MOVE_MODE_DONTWAKE | UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
-			       &moved);
+		r = pages_move_some(c->e, fresh_of(c, addr), addr, (uint32_t)(bytes >> PAGE_SHIFT),
+				    UFFDIO_MOVE_MODE_DONTWAKE, &moved);
 		if (r < 0) {
 			pages_give_back(c->e, addr, fresh_of(c, addr), moved);
 			return r;

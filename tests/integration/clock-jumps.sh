@@ -102,7 +102,7 @@ domain=clock
 engine=$engine
 tracker=$tracker
 min-age=2s
-cow-backoff=0s
+cow-backoff=2s
 thp=split:1
 EOF
 qemu() { # NUMBER

@@ -27,8 +27,8 @@ thp=split:1
 """
 
 
-def start(host):
-    return host.daemon(CONFIG % (host.directory + "/state"))
+def start(host, more=""):
+    return host.daemon(CONFIG % (host.directory + "/state") + more)
 
 
 def settled(host, daemon, least=1000, timeout=90):
@@ -72,6 +72,11 @@ def ram_mappings(guest):
     start, end = guest.ram()
     return [m for m in guest.smaps()
             if "dc" in m["flags"] and m["start"] < end and m["end"] > start]
+
+
+def tracked(guest):
+    """Whether all anonymous mappings of its RAM have the tracker's registration, also those made since."""
+    return all("uw" in m["flags"] for m in ram_mappings(guest) if not m["path"])
 
 
 def flags(guest):
@@ -160,10 +165,11 @@ def churn(host):
     guests = [host.guest("g%d" % i, mib=32, uid=65534) for i in range(2)]
     for g in guests:
         g.ready()
-    daemon = start(host)
+    daemon = start(host, "cow-backoff=10s\n")
     for g in guests:
         daemon.call("Enroll", pid=g.pid)
-    first = settled(host, daemon)["totals"]
+    first = settled(host, daemon)
+    merged, first = first["remap"]["merged_pages"], first["totals"]
     for _ in range(2):
         for g in guests:
             # Other content and back again: a copy for each page, then equal pages once more.
@@ -172,8 +178,9 @@ def churn(host):
             g.check()
 
     def recovered():
-        now = daemon.totals()
-        return (now["sharing_pages"] > first["sharing_pages"] * 0.9
+        status = daemon.call("Status")
+        now = status["totals"]
+        return (status["remap"]["merged_pages"] > merged and now["sharing_pages"] > first["sharing_pages"] * 0.9
                 and now["shared_pages"] < first["shared_pages"] * 1.15 and now)
     now = host.wait(recovered, 150, "sharing as before, and slots freed")
     harness.note("first %s, after %s" % (first, now))
@@ -189,6 +196,7 @@ def churn(host):
             g.check()
     host.wait(lambda: daemon.call("Status")["remap"]["merged_pages"] > merged, 60, "pages merge again")
     harness.note("single pages: first %s, after %s" % (first, daemon.totals()))
+    host.wait(lambda: all(tracked(g) for g in guests), 20, "what was made anonymous again is tracked")
     for g in guests:
         g.check()
 
