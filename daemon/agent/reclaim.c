@@ -49,7 +49,8 @@
  * fault hit this thread, e.g. on its stack: pages that the reading itself has just
  * used; it would have to coincide with a device write to a page that PROTECT had marked and that
  * had been left alone until microseconds ago. Automatic NUMA balancing, which also makes entries
- * fault, leaves pinned pages of such mappings alone.
+ * fault, leaves pinned pages of such mappings alone, and so does migration (compaction), which
+ * takes no page that has more references than entries, as a pinned one has.
  * Where nothing in the process does direct I/O, the daemon says RING_RECLAIM_UNPINNED instead.
  * A slot's page that was never written has no pin for writing at all, and passes (2) because
  * writing to it faults.

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 
 import harness
@@ -58,6 +59,24 @@ def boot(host, names, **options):
         # Where it is does not change, but its mappings do while they are read.
         g.ram_range = g.ready().ram()
     return guests
+
+
+def compaction(host, interval=0.2):
+    """From here on the kernel moves pages of all processes about, as where it looks for large ones."""
+    ended = threading.Event()
+
+    def compact():
+        with contextlib.suppress(OSError):
+            while not ended.wait(interval):
+                with open("/proc/sys/vm/compact_memory", "w", encoding="ascii") as file:
+                    file.write("1")
+    thread = threading.Thread(target=compact, daemon=True)
+    thread.start()
+
+    def end():
+        ended.set()
+        thread.join()
+    host.callback(end)
 
 
 def enrolled(host, daemon, guests):

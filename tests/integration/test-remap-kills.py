@@ -30,6 +30,7 @@ class Context(harness.Host):
     def prepare(self):
         # With QEMU's marks for KSM, which are to be taken away and given back.
         self.pair = remapping.boot(self, ["test-0", "test-1"], machine="pc")
+        remapping.compaction(self)
 
     def enroll(self, daemon):
         for g in self.pair:

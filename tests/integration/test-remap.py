@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import harness
+import remapping
 import tap
 
 NOBODY = 65534
@@ -59,6 +60,7 @@ def boot(host, n):
         guest.ram_range = find_ram(guest)
     flags = ram_flags(guests[0])
     assert len(flags) == 1, flags
+    remapping.compaction(host)
     return guests, next(iter(flags))
 
 
