@@ -198,7 +198,7 @@ static const struct config_key keys[] = {
 	 "a number from 0 to 60000", false},
 	{"Ksm", "PagesToScan", "1000", FIELD(ksm_pages_to_scan), parse_pages_to_scan,
 	 "a number from 1 to 1000000", false},
-	{"Ksm", "MaxRanges", "1024", FIELD(ksm_max_ranges), parse_max_ranges,
+	{"Ksm", "MaxRanges", "8192", FIELD(ksm_max_ranges), parse_max_ranges,
 	 "a number from 1 to 65536", false},
 	{"Remap", "StoreMax", "0", FIELD(store_max_bytes), parse_store_max,
 	 "bytes, as 8G; 0 means no limit", false},

@@ -40,7 +40,8 @@ struct domain {
 	uint64_t last_round_usec;    /* when it ended */
 	unsigned round_backoff;	     /* rounds in a row that gained next to nothing, bounded */
 	bool round_running;
-	bool round_audits; /* it is one without ksmd */
+	bool round_merges; /* with ksmd */
+	bool fold_due;	   /* since the last one */
 	/* Engine ksm: no pass before an audit (merge-ksm.h). A member yielded, all its pages count as
 	 * written, those that KSM has merged too: frames tell what is still shared. */
 	bool audit_wanted;
@@ -60,6 +61,8 @@ struct domain {
 	uint64_t last_tidy_usec;
 	bool untidy; /* something has changed since the whole was tidied, or could not be done then */
 	uint64_t moved; /* pages that came to share, or ceased to, since then */
+	bool unswept;	/* slots without sharers were left then: few, and more were to come */
+	uint64_t orphans_left; /* records without sharers after the last sweep */
 	struct domain *next;
 };
 

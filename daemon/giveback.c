@@ -109,6 +109,9 @@ static void look_run(struct work *w)
 	uint64_t copies = 0;
 
 	g->error = remap_list_new(g->m, which(g), &g->mapped, &copies);
+	/* The rate is for what is marked: nothing but what may be shared. */
+	if (g->error >= 0 && g->what != GIVEBACK_FOREIGN)
+		g->error = merge_ksm_unfold(g->m);
 	if (g->error >= 0 && g->what != GIVEBACK_FOREIGN)
 		g->error = merge_ksm_marks(g->m, &g->marked);
 	if (g->error >= 0 && copies + g->ksm_pages > 0)

@@ -16,6 +16,11 @@
 
 /* Fewer new candidates than this wait for more: a round costs ksmd a walk of all marks. */
 #define ROUND_MIN_PAGES	  16U
+/* So do fewer than this share of what is merged, for so many passes: the walk is over all of that. */
+#define ROUND_SHARE	  32U
+#define ROUND_PASSES	  6U
+/* The marks are folded when there was no round for so many passes (merge-ksm.h). */
+#define FOLD_PASSES	  2U
 /* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
 #define ROUND_BACKOFF_MAX 6U
 /* A domain's store is tidied after so many passes when pages came to share or ceased to: what guests
@@ -25,7 +30,7 @@
 #define TIDY_IDLE_PASSES  60U
 /* What ceased to be shared since a round is audited after so many passes: pages that were written,
  * more than this share of all, or perhaps written, which is all that some trackers tell. */
-#define AUDIT_PASSES	  3U
+#define AUDIT_PASSES	  ROUND_PASSES
 #define AUDIT_SHARE	  128U
 /* A pass that failed is tried again after this. */
 #define PASS_RETRY_USEC	  (5 * USEC_PER_SEC)
@@ -48,22 +53,28 @@ static void look_for_ram(struct manager *mgr, struct member *m)
 		m->vm_pages_looked = now;
 }
 
+static uint64_t count_sharers(const struct manager *mgr, const struct domain *d)
+{
+	uint64_t sharers = 0;
+
+	for (const struct member *m = mgr->members; m; m = m->next)
+		for (size_t i = 0; m->domain == d && i < m->n_blocks; i++)
+			sharers += m->blocks[i]->counts[PAGE_STATE_SHARED];
+	return sharers;
+}
+
 /* How many frames are shared is known from the last round only. */
 static bool needs_audit(const struct manager *mgr, const struct domain *d)
 {
 	struct merge_ksm_stats s;
-	uint64_t sharers = 0;
 	bool exact = true;
+	uint64_t sharers;
 
 	if (!mgr->merge_ksm || d->engine != POLICY_ENGINE_KSM)
 		return false;
-	for (const struct member *m = mgr->members; m; m = m->next) {
-		if (m->domain != d || !m->tracker)
-			continue;
-		exact &= tracker_is_exact(m->tracker);
-		for (size_t i = 0; i < m->n_blocks; i++)
-			sharers += m->blocks[i]->counts[PAGE_STATE_SHARED];
-	}
+	for (const struct member *m = mgr->members; m; m = m->next)
+		exact &= m->domain != d || !m->tracker || tracker_is_exact(m->tracker);
+	sharers = count_sharers(mgr, d);
 	merge_ksm_stats(mgr->merge_ksm, &s);
 	return (!exact && sharers > 0) ||
 	       sharers + MAX(s.sharers_pages / AUDIT_SHARE, (uint64_t)ROUND_MIN_PAGES) < s.sharers_pages;
@@ -108,6 +119,7 @@ static void finish_gone(struct manager *mgr)
 static void note_round(struct domain *d, const struct merge_ksm_stats *s)
 {
 	d->last_round_usec = now_usec();
+	d->fold_due = true;
 	if (s->incomplete)
 		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
 	if (s->incomplete || s->gained_pages >= ROUND_MIN_PAGES)
@@ -126,7 +138,7 @@ static void round_done(struct domain *d, int r, void *userdata)
 	d->round_running = false;
 	merge_ksm_stats(mgr->merge_ksm, &s);
 	d->next_audit_usec = now_usec() + AUDIT_PASSES * mgr->pass_env.interval_usec;
-	if (!d->round_audits)
+	if (d->round_merges)
 		note_round(d, &s);
 	if (r < 0)
 		log_warning("merging in domain %s failed (%s): trying again with the next pass", d->name,
@@ -182,13 +194,16 @@ static bool domain_has_ksm_alone(const struct manager *mgr, const struct domain 
 	return true;
 }
 
-/* Candidates that ksmd cannot merge (their frames are in use for I/O, say) come again and again:
- * rounds for them alone become rare. */
+/* A few candidates wait for more. Those that ksmd cannot merge (their frames are in use for I/O, say)
+ * come again and again: rounds for them alone become rare. */
 static bool domain_wants_round(const struct manager *mgr, const struct domain *d, uint64_t now)
 {
 	uint64_t new = d->offered - d->offered_last_round;
 
 	if (!mgr->merge_ksm || d->round_running || d->engine != POLICY_ENGINE_KSM || new < ROUND_MIN_PAGES)
+		return false;
+	if (new < count_sharers(mgr, d) / ROUND_SHARE &&
+	    now - d->last_round_usec < ROUND_PASSES * mgr->pass_env.interval_usec)
 		return false;
 	if (new < (uint64_t)ROUND_MIN_PAGES << d->round_backoff &&
 	    now - d->last_round_usec < mgr->pass_env.interval_usec << d->round_backoff)
@@ -225,8 +240,7 @@ static bool domain_is_idle(const struct manager *mgr, const struct domain *d)
 	return !d->round_running;
 }
 
-/* An audit is a round without ksmd. */
-static void start_round(struct manager *mgr, struct domain *d, bool audit)
+static void start_round(struct manager *mgr, struct domain *d, enum merge_ksm_kind kind)
 {
 	_cleanup_free_ struct member **members = calloc(MAX(mgr->n_members, 1U), sizeof(struct member *));
 	size_t n = 0;
@@ -236,18 +250,21 @@ static void start_round(struct manager *mgr, struct domain *d, bool audit)
 		if (m->domain == d && !m->gone && !member_rests(m) && m->agent)
 			members[n++] = m;
 	/* Not again before there is something new. */
-	if (!audit)
+	if (kind == MERGE_KSM_MERGE)
 		d->offered_last_round = d->offered;
+	d->fold_due &= kind != MERGE_KSM_FOLD;
 	if (members && n == 0) {
 		d->audit_wanted = d->audit_due = false;
 		return;
 	}
 	if (members)
-		r = merge_ksm_round(mgr->merge_ksm, d, members, n, !audit, round_done, mgr);
+		r = merge_ksm_round(mgr->merge_ksm, d, members, n, kind, round_done, mgr);
 	d->round_running = r >= 0;
-	d->round_audits = audit;
+	d->round_merges = kind == MERGE_KSM_MERGE;
+	if (kind == MERGE_KSM_FOLD)
+		return;
 	d->audit_due &= r < 0;
-	if (audit)
+	if (kind == MERGE_KSM_AUDIT)
 		d->audit_wanted = r < 0;
 	else
 		note_refusal(mgr, d, r);
@@ -283,7 +300,6 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	d->untidy = !whole;
 	if (whole)
 		d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
-	d->moved = 0;
 	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, whole, members, n, mgr->store_users,
 				      mgr->n_store_users, tidy_over, mgr) >= 0;
 }
@@ -292,7 +308,7 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 static uint64_t tidy_due(const struct manager *mgr, const struct domain *d)
 {
 	/* What strangers map may change at any time. */
-	bool soon = d->moved > 0 || d->n_strangers > 0;
+	bool soon = d->moved > 0 || d->unswept || d->n_strangers > 0;
 
 	if (!d->store || d->round_running || d->adopting)
 		return UINT64_MAX;
@@ -337,11 +353,14 @@ static uint64_t schedule_domain(struct manager *mgr, struct domain *d, uint64_t 
 	if (domain_is_held(mgr, d))
 		return d->audit_wanted ? now + PASS_RETRY_USEC : next;
 	if (d->audit_wanted && domain_is_idle(mgr, d))
-		start_round(mgr, d, true);
+		start_round(mgr, d, MERGE_KSM_AUDIT);
 	else if (domain_wants_round(mgr, d, now) && domain_is_quiet(mgr, d, now))
-		start_round(mgr, d, false);
+		start_round(mgr, d, MERGE_KSM_MERGE);
 	else if (d->audit_due && d->next_audit_usec <= now && domain_is_quiet(mgr, d, now))
-		start_round(mgr, d, true);
+		start_round(mgr, d, MERGE_KSM_AUDIT);
+	else if (d->fold_due && !d->round_running && domain_is_quiet(mgr, d, now) &&
+		 now - d->last_round_usec >= FOLD_PASSES * mgr->pass_env.interval_usec)
+		start_round(mgr, d, MERGE_KSM_FOLD);
 	else if (tidy_due(mgr, d) <= now && domain_is_quiet(mgr, d, now))
 		start_tidy(mgr, d, now);
 	/* Also when no member has passes. */

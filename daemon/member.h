@@ -89,6 +89,7 @@ struct member {
 		struct mark *v;
 		size_t n;
 	} marks[RAM_BLOCKS_MAX];
+	bool folded; /* what is between a block's marks is marked, too, while ksmd stands still */
 	/* Engine remap: mappings that we added (an upper bound), how much of the store the agent has
 	 * mapped, and pages that the last round left for good reasons. */
 	uint64_t n_maps, store_mapped_bytes, remap_left_pages;

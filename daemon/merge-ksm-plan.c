@@ -2,6 +2,14 @@
 /*
  * Engine ksm, which ranges of a guest are to be marked MERGEABLE: those that hold candidates,
  * coalesced until they are few enough; and the advice that leads there from the marks of now.
+ *
+ * Each mark cuts the guest's memory into mappings, and to find who maps a page of KSM's the kernel
+ * (rmap_walk_ksm(), as of Linux 6.18) walks all mappings that were cut from one, for each sharer. With
+ * 8192 marks in each of four guests DAMON took 30 times as long over such pages as with 256, most of
+ * a processor; reclaim and compaction walk likewise, and hold a lock that the guests' faults need. So,
+ * while ksmd stands still, the marks of a block are folded: all from the first to the last is
+ * marked, and is one mapping again. Before ksmd runs, what is between them is unmarked: it never
+ * merged, so there is nothing to give back.
  */
 #include <sys/mman.h>
 
@@ -98,6 +106,58 @@ static void advise_difference(struct plan *p, const struct ledger_block *b,
 		add_advice(p, b, new[j].first, new[j].first + new[j].n_pages, MADV_MERGEABLE);
 }
 
+/* All from the first mark of a block to the last. */
+static struct mark hull(const struct marks *marks)
+{
+	const struct mark *last = &marks->v[marks->n - 1];
+
+	return (struct mark){ marks->v[0].first, last->first + last->n_pages - marks->v[0].first };
+}
+
+int merge_ksm_fold(struct member *m)
+{
+	struct ring_advise v[RAM_BLOCKS_MAX];
+	struct plan p = { .v = v };
+	int64_t r;
+
+	for (size_t i = 0; i < m->n_blocks; i++)
+		if (m->marks[i].n > 1) {
+			struct mark all = hull(&m->marks[i]);
+
+			add_advice(&p, m->blocks[i], all.first, all.first + all.n_pages, MADV_MERGEABLE);
+		}
+	if (p.n == 0)
+		return 0;
+	m->folded = true;
+	r = agent_advise(m->agent, p.v, p.n);
+	return r < 0 ? (int)r : 0;
+}
+
+int merge_ksm_unfold(struct member *m)
+{
+	struct plan p = { 0 };
+	size_t n = 0;
+	int64_t r;
+
+	if (!m->folded)
+		return 0;
+	for (size_t i = 0; i < m->n_blocks; i++)
+		n += m->marks[i].n;
+	p.v = calloc(MAX(n, (size_t)1), sizeof(*p.v));
+	if (!p.v)
+		return -ENOMEM;
+	for (size_t i = 0; i < m->n_blocks; i++)
+		for (size_t k = 1; k < m->marks[i].n; k++)
+			add_advice(&p, m->blocks[i], m->marks[i].v[k - 1].first + m->marks[i].v[k - 1].n_pages,
+				   m->marks[i].v[k].first, MADV_UNMERGEABLE);
+	r = agent_advise(m->agent, p.v, p.n);
+	free(p.v);
+	if (r < 0)
+		return (int)r;
+	m->folded = false;
+	return 0;
+}
+
 int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *ret)
 {
 	struct plan p = { 0 };
@@ -107,7 +167,8 @@ int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *re
 
 	for (size_t i = 0; i < m->n_blocks; i++)
 		n_old += m->marks[i].n;
-	/* Each range of either plan gives at most two pieces of advice, one in between. */
+	/* Each range of either plan gives at most two pieces of advice, one in between; folded ones are
+	 * fewer. */
 	p.v = calloc(2 * (n_old + max_ranges * m->n_blocks) + 1, sizeof(*p.v));
 	if (!new || !p.v)
 		goto no_memory;
@@ -122,6 +183,8 @@ int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *re
 		};
 		size_t n = marks_plan(w.block->n_pages, page_wanted, &w, max_ranges, new);
 		struct mark *kept = n ? malloc(n * sizeof(*kept)) : NULL;
+		struct marks old = m->marks[i];
+		struct mark all;
 
 		if (n && !kept)
 			goto no_memory;
@@ -129,7 +192,11 @@ int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *re
 			memcpy(kept, new, n * sizeof(*kept));
 		for (size_t k = 0; k < n; k++)
 			count_candidates(&p, w.states, &new[k]);
-		advise_difference(&p, m->blocks[i], &m->marks[i], new, n);
+		if (m->folded && old.n > 0) {
+			all = hull(&old);
+			old = (struct marks){ &all, 1 };
+		}
+		advise_difference(&p, m->blocks[i], &old, new, n);
 		free(m->marks[i].v);
 		m->marks[i] = (struct marks){ kept, n };
 		/* Counted once in each of the plan's two walks. */

@@ -39,7 +39,7 @@ struct merge_ksm {
 	 * written since they were merged count until ksmd comes by: then this is never reached. */
 	uint64_t goal_pages;
 	bool paused, converged, cut;
-	bool audit; /* VERIFY only */
+	enum merge_ksm_kind kind;
 	struct merge_ksm_stats stats;
 };
 
@@ -74,6 +74,9 @@ _Static_assert(PAGE_STATE_ZEROS < PAGE_STATE_CANDIDATE && PAGE_STATE_CANDIDATE <
 /* Loop: sets m->marks to what is to be marked, and *ret to the advice for the agent that makes it so (the
  * caller's to free), which must be given. -ENOMEM. */
 int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *ret);
+/* Worker: marks what is between m's marks, too. Before ksmd runs again, the advice of a plan or
+ * merge_ksm_unfold() takes that back. */
+int merge_ksm_fold(struct member *m);
 
 /* Loop: one job for each member; done is called for each, and may be before this returns. */
 void merge_ksm_submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w), void (*done)(struct work *w));

@@ -144,7 +144,8 @@ static void apply_alone(struct merge_ksm *mk, struct ledger_block *b, page_id pa
 
 	if (s == PAGE_STATE_SHARED)
 		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
-	else if (mk->converged && !mk->audit && (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS)) {
+	else if (mk->converged && mk->kind == MERGE_KSM_MERGE &&
+		 (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS)) {
 		mk->stats.missed_pages++;
 		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
 	}

@@ -136,6 +136,10 @@ static void mark_run(struct work *w)
 	int64_t n;
 
 	FAULT_POINT("ksm-before-mark");
+	if (job->mk->kind == MERGE_KSM_FOLD) {
+		job->error = merge_ksm_fold(job->m);
+		return;
+	}
 	n = agent_advise(job->m->agent, job->plan.advice, job->plan.n_advice);
 	/* Single ranges may fail (a hole since the plan): they just do not merge. */
 	job->error = n < 0 ? (int)n : 0;
@@ -247,18 +251,28 @@ static void start_ksmd(struct merge_ksm *mk)
 	turn(mk, MERGE_KSM_START, start_run, start_done);
 }
 
+static uint64_t count_ranges(const struct member *m)
+{
+	uint64_t n = 0;
+
+	for (size_t b = 0; b < m->n_blocks; b++)
+		n += m->folded ? m->marks[b].n > 0 : m->marks[b].n;
+	return n;
+}
+
 static void mark_done(struct work *w)
 {
 	struct ksm_job *job = (struct ksm_job *)w;
 	struct merge_ksm *mk = job->mk;
 
+	if (mk->kind == MERGE_KSM_MERGE && job->error == 0)
+		job->m->folded = false;
 	if (!merge_ksm_job_done(job))
 		return;
 	mk->stats.ranges = 0;
 	for (size_t i = 0; i < mk->n_members; i++)
-		for (size_t b = 0; b < mk->members[i]->n_blocks; b++)
-			mk->stats.ranges += mk->members[i]->marks[b].n;
-	if (mk->error < 0)
+		mk->stats.ranges += count_ranges(mk->members[i]);
+	if (mk->error < 0 || mk->kind == MERGE_KSM_FOLD)
 		merge_ksm_finish_round(mk, mk->error);
 	else if (mk->cut)
 		merge_ksm_verify(mk);
@@ -356,8 +370,9 @@ void merge_ksm_cut(struct merge_ksm *mk, const struct member *m)
 }
 
 int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
-		    size_t n_members, bool candidates, merge_ksm_done_fn *done, void *userdata)
+		    size_t n_members, enum merge_ksm_kind kind, merge_ksm_done_fn *done, void *userdata)
 {
+	bool candidates = kind == MERGE_KSM_MERGE;
 	int r;
 
 	if (mk->stats.phase != MERGE_KSM_IDLE || mk->members)
@@ -387,13 +402,14 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	mk->domain = d;
 	mk->done = done;
 	mk->userdata = userdata;
-	mk->audit = !candidates;
-	mk->converged = mk->audit;
+	mk->kind = kind;
+	mk->converged = kind == MERGE_KSM_AUDIT;
 	mk->cut = false;
-	mk->stats.phase = candidates ? MERGE_KSM_MARK : MERGE_KSM_VERIFY;
-	if (candidates)
-		merge_ksm_submit_jobs(mk, mark_run, mark_done);
-	else
+	if (kind == MERGE_KSM_AUDIT) {
 		merge_ksm_verify(mk);
+		return 0;
+	}
+	mk->stats.phase = MERGE_KSM_MARK;
+	merge_ksm_submit_jobs(mk, mark_run, mark_done);
 	return 0;
 }

@@ -12,14 +12,18 @@
  *   VERIFY  ksmd stopped (run=0 keeps what is merged); page frame numbers say which candidates
  *           share a frame now: those become SHARED. The rest wait, as written pages do.
  *
+ * When no round was wanted for a while the marks are folded: what is between them is marked, too,
+ * so that a guest's memory is not in thousands of pieces while ksmd stands still (merge-ksm-plan.c).
+ *
  * KSM has one stable tree for the whole host: this engine serves one trust domain, and starts
  * ksmd only while no process outside the enrolled guests has mergeable memory, unless the
  * configuration allows it.
  *
  * A round changes guests only through madvise. SIGKILL of the daemon during MARK leaves some
- * ranges marked: harmless, ksmd may merge them; the next daemon knows QEMU's own marks from the
- * file that is kept about the guest (kept.h) and takes the others away. During RUN it leaves ksmd
- * running on proven duplicates; the next daemon reads the saved settings and stops it.
+ * ranges marked, and what is between them if they were folded: harmless, ksmd may merge them; the
+ * next daemon knows QEMU's own marks from the file that is kept about the guest (kept.h) and takes
+ * the others away. During RUN it leaves ksmd running on proven duplicates; the next daemon reads
+ * the saved settings and stops it.
  *
  * Owned by the loop.
  */
@@ -44,6 +48,12 @@ enum merge_ksm_phase {
 	MERGE_KSM_PHASE_MAX,
 };
 const char *merge_ksm_phase_to_string(enum merge_ksm_phase p);
+
+enum merge_ksm_kind {
+	MERGE_KSM_MERGE,
+	MERGE_KSM_AUDIT, /* VERIFY only */
+	MERGE_KSM_FOLD,	 /* MARK only */
+};
 
 struct merge_ksm_config {
 	bool allow_foreign;	/* run ksmd although others have mergeable memory */
@@ -75,12 +85,12 @@ void merge_ksm_configure(struct merge_ksm *mk, const struct merge_ksm_config *co
 /* Stops ksmd if a round is running. Host settings are the caller's to restore. */
 void merge_ksm_free(struct merge_ksm *mk);
 /*
- * Starts a round for the members of d, none of which may be busy. candidates is false for an
- * audit: VERIFY only. -EBUSY while a round runs; -EPERM/-EBUSY with stats.refusal set when the
- * host does not allow it. done is called once, never from within this call.
+ * Starts a round for the members of d, none of which may be busy. -EBUSY while a round runs;
+ * -EPERM/-EBUSY with stats.refusal set when the host does not allow it. done is called once, never
+ * from within this call.
  */
 int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
-		    size_t n_members, bool candidates, merge_ksm_done_fn *done, void *userdata);
+		    size_t n_members, enum merge_ksm_kind kind, merge_ksm_done_fn *done, void *userdata);
 /* A member is to leave: the round that holds it, if one does, skips to VERIFY as soon as it can (one
  * batch of ksmd's). */
 void merge_ksm_cut(struct merge_ksm *mk, const struct member *m);
@@ -92,6 +102,8 @@ void merge_ksm_stats(const struct merge_ksm *mk, struct merge_ksm_stats *ret);
  * failure *ret_what says what could not be done, and the guest is as before.
  */
 int merge_ksm_enter(struct member *m, int guests_fd, struct kept *kept, const char **ret_what);
+/* Worker, for a member that no round holds: only what is to be merged is marked afterwards. */
+int merge_ksm_unfold(struct member *m);
 /* Worker: everything that is marked MERGEABLE in the guest now; into a set of the caller's. */
 int merge_ksm_marks(const struct member *m, struct range_set *ret);
 /* Worker: takes the mark from a range, which gives its pages back. -ENOMEM: some stay shared. */

@@ -12,6 +12,7 @@
 #include "daemon/refusal.h"
 #include "daemon/ring-check.h"
 #include "daemon/runs.h"
+#include "daemon/slot-map.h"
 #include "daemon/store.h"
 
 /* Runs in a batch of RECLAIM, whose agent runs before ordinary threads (urgency.h): each takes 10 us, and
@@ -322,6 +323,13 @@ struct copied {
 	struct mapped *list;
 	bool all; /* so far, in this mapping */
 	uint64_t n_copied; /* mappings in the list */
+	/* Copies to cut out of others, at most so many times. */
+	const struct slot_map *orphans;
+	struct mapped *cuts;
+	uint64_t max_cuts;
+	/* The mapping that is looked at. */
+	hva start;
+	slot_id slot;
 };
 
 static int note_run(const struct page_run *run, void *userdata)
@@ -332,6 +340,35 @@ static int note_run(const struct page_run *run, void *userdata)
 	if (!(run->bits & PAGE_PRESENT) || run->bits & PAGE_FILE)
 		c->all = false;
 	return c->all ? 0 : -ECANCELED;
+}
+
+/* Copies of slots that nobody shares. */
+static int note_cut(const struct page_run *run, void *userdata)
+{
+	struct copied *c = userdata;
+	uint64_t at = c->slot.n + ((run->start.addr - c->start.addr) >> PAGE_SHIFT), end = at + run->n_pages, n;
+	slot_id first;
+	int r = 0;
+
+	if (!(run->bits & PAGE_PRESENT) || run->bits & PAGE_FILE)
+		return 0;
+	for (; r >= 0 && (n = slot_map_next_run(c->orphans, at, true, &first)) > 0 && first.n < end;
+	     at = first.n + n) {
+		uint64_t addr = run->start.addr + (first.n - (end - run->n_pages)) * PAGE_BYTES;
+
+		if (c->cuts->n >= c->max_cuts)
+			return -ECANCELED;
+		r = add_mapped(c->cuts, addr, addr + MIN(n, end - first.n) * PAGE_BYTES, first.n);
+	}
+	return r;
+}
+
+static bool has_orphans(const struct copied *c, slot_id first, uint64_t n)
+{
+	slot_id orphan;
+
+	return c->orphans && c->cuts->n < c->max_cuts &&
+	       slot_map_next_run(c->orphans, first.n, true, &orphan) > 0 && orphan.n < first.n + n;
 }
 
 static int note_copied(const struct mapping *mapping, void *userdata)
@@ -350,8 +387,14 @@ static int note_copied(const struct mapping *mapping, void *userdata)
 	r = pagemap_walk(c->m->process, mapping->start, mapping->n_pages, PAGEMAP_FORCE_FILE, note_run, c);
 	if (r < 0 && r != -ECANCELED)
 		return r;
-	if (!c->all)
-		return 0;
+	if (!c->all) {
+		c->start = mapping->start;
+		c->slot = first;
+		r = has_orphans(c, first, n) ? pagemap_walk(c->m->process, mapping->start, mapping->n_pages,
+							    PAGEMAP_FORCE_FILE, note_cut, c)
+					     : 0;
+		return r == -ECANCELED ? 0 : r;
+	}
 	c->n_copied++;
 	return add_mapped(c->list, mapping->start.addr, mapping_end(mapping).addr, 0);
 }
@@ -374,25 +417,49 @@ static int find_copied(struct member *m, const struct range_set *where, struct c
 	return r;
 }
 
-int64_t remap_reclaim(struct member *m, const struct range_set *where, bool *ret_all)
+static void note_remapped(const struct member *m, const struct mapped *list)
 {
-	struct mapped list = { 0 };
-	struct copied c = { .m = m, .list = &list };
-	struct cgroup_room room;
-	int64_t r = find_copied(m, where, &c);
+	for (size_t i = 0; i < list->n; i++)
+		tracker_remapped(m->tracker, HVA(list->runs[i].addr), list->runs[i].n_pages);
+}
 
+static int64_t reclaim_copied(struct member *m, const struct copied *c, bool *ret_all)
+{
+	int64_t r = 0, cut = 0;
+
+	if (c->list->n > 0) {
+		r = reclaim(m, c->list->runs, c->list->n, NULL);
+		*ret_all = r == (int64_t)c->list->n_pages;
+		if (*ret_all)
+			m->n_maps -= MIN(m->n_maps, c->n_copied * RUN_MAPS);
+		note_remapped(m, c->list);
+	}
+	if (r >= 0 && c->cuts->n > 0) {
+		m->n_maps += c->cuts->n * RUN_MAPS;
+		cut = reclaim(m, c->cuts->runs, c->cuts->n, c->cuts->runs);
+		note_remapped(m, c->cuts);
+	}
+	return r < 0 || cut < 0 ? r : r + cut;
+}
+
+int64_t remap_reclaim(struct member *m, const struct range_set *where, const struct slot_map *orphans,
+		      bool *ret_all)
+{
+	struct mapped list = { 0 }, cuts = { 0 };
+	struct copied c = { .m = m, .list = &list, .orphans = orphans, .cuts = &cuts };
+	struct cgroup_room room;
+	int64_t r;
+
+	if (m->policy.max_maps > m->n_maps)
+		c.max_cuts = (m->policy.max_maps - m->n_maps) / RUN_MAPS;
+	r = find_copied(m, where, &c);
 	*ret_all = r >= 0 && list.n == 0;
 	/* It takes a second copy of a piece for a moment: not at the edge of the guest's limits. */
-	if (r >= 0 && list.n > 0 && cgroup_room_read(m->process->proc_fd, &room) >= 0 &&
-	    room.bytes >= RECLAIM_ROOM_BYTES) {
-		r = reclaim(m, list.runs, list.n, NULL);
-		*ret_all = r == (int64_t)list.n_pages;
-		if (*ret_all)
-			m->n_maps -= MIN(m->n_maps, c.n_copied * RUN_MAPS);
-		for (size_t i = 0; i < list.n; i++)
-			tracker_remapped(m->tracker, HVA(list.runs[i].addr), list.runs[i].n_pages);
-	}
+	if (r >= 0 && list.n + cuts.n > 0 && cgroup_room_read(m->process->proc_fd, &room) >= 0 &&
+	    room.bytes >= RECLAIM_ROOM_BYTES)
+		r = reclaim_copied(m, &c, ret_all);
 	free(list.runs);
+	free(cuts.runs);
 	return r;
 }
 

@@ -54,9 +54,13 @@ int64_t remap_list_give_back(struct member *m, const struct remap_list *list, si
  * they can merge again and their slots become free; the tracker learns of it. Where the
  * process does direct I/O, only if it can be proven that no device writes to them (pins.h). Looks
  * at what is mapped in these ranges, or everywhere (NULL): then n_maps is set to the mappings of the
- * store that are left. Returns the pages reclaimed, or -errno; *ret_all: none was refused.
+ * store that are left. Copies of orphans (NULL, or slots that no page shares) are cut out of
+ * mappings in which other pages are still shared, as far as the policy's mappings reach: else both the
+ * guest's copy and the slot would be held. Returns the pages reclaimed, or -errno; *ret_all: none
+ * was refused but for cuts.
  */
-int64_t remap_reclaim(struct member *m, const struct range_set *where, bool *ret_all);
+int64_t remap_reclaim(struct member *m, const struct range_set *where, const struct slot_map *orphans,
+		      bool *ret_all);
 /*
  * The same for copies in parts of such mappings, which are cut there: runs in order of address, each within one
  * mapping, all pages copied; their results are written. What is none is refused by the agent (-EINVAL), and

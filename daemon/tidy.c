@@ -19,6 +19,7 @@ struct tidy {
 	} *members;
 	size_t n_members;
 	bool sweep;
+	struct slot_map *orphans; /* slots without sharers; NULL: no new ones */
 	struct slot_map *mapped;
 	/* Guests that may map the store, and how many of them live and are no members. */
 	struct kept_store_user *users;
@@ -82,7 +83,8 @@ static void tidy_run(struct work *w)
 
 	for (size_t i = 0; i < t->n_members; i++) {
 		struct tidy_member *tm = &t->members[i];
-		int64_t n = remap_reclaim(tm->m, tm->everywhere ? NULL : &tm->left, &tm->reclaimed);
+		int64_t n = remap_reclaim(tm->m, tm->everywhere ? NULL : &tm->left, t->orphans,
+					  &tm->reclaimed);
 
 		if (n > 0)
 			t->reclaimed_pages += (uint64_t)n;
@@ -157,6 +159,7 @@ static void sweep_unrecorded(struct tidy *t)
 
 static void tidy_free(struct tidy *t)
 {
+	slot_map_free(t->orphans);
 	slot_map_free(t->mapped);
 	for (size_t i = 0; t->members && i < t->n_members; i++)
 		range_set_done(&t->members[i].left);
@@ -179,6 +182,11 @@ static void note_again(const struct tidy_member *tm)
 		}
 }
 
+static uint64_t count_orphans(const struct stable *s)
+{
+	return stable_records(s) - stable_shared(s);
+}
+
 static void tidy_done(struct work *w)
 {
 	struct tidy *t = (struct tidy *)w;
@@ -189,6 +197,8 @@ static void tidy_done(struct work *w)
 		if (t->domain->adopted)
 			sweep_unrecorded(t);
 	}
+	if (t->sweep)
+		t->domain->orphans_left = count_orphans(t->domain->stable);
 	t->domain->untidy |= t->sweep && !t->sure;
 	if (t->sweep) {
 		t->domain->n_strangers = t->n_strangers;
@@ -219,11 +229,32 @@ static void take_left(struct tidy *t, struct tidy_member *tm, struct member *m)
 			tm->everywhere = true;
 }
 
-static bool sweep_is_worth_it(const struct stable *s)
+/* Those that the last sweep had to leave are not looked at again before the next whole round. */
+static bool sweep_is_worth_it(const struct domain *d)
 {
-	uint64_t orphans = stable_records(s) - stable_shared(s);
+	uint64_t orphans = count_orphans(d->stable), new = orphans - MIN(orphans, d->orphans_left);
 
-	return orphans > 0 && orphans >= stable_records(s) / TIDY_ORPHANS;
+	return new > 0 && (new >= stable_records(d->stable) / TIDY_ORPHANS || new >= TIDY_CALM * d->moved);
+}
+
+static void mark_orphan(struct stable *s, record_id r, void *userdata)
+{
+	slot_id slot = stable_slot(s, r);
+
+	if (stable_sharers(s, r) == 0 && !slot_id_is_none(slot))
+		slot_map_set(userdata, slot, 1, true);
+}
+
+static int find_orphans(struct tidy *t)
+{
+	int r;
+
+	if (count_orphans(t->domain->stable) <= t->domain->orphans_left && !t->whole)
+		return 0;
+	r = slot_map_new(store_file_bytes(t->domain->store) / PAGE_BYTES, &t->orphans);
+	if (r >= 0)
+		stable_foreach(t->domain->stable, mark_orphan, t->orphans);
+	return r;
 }
 
 /* Those who may map the store of d. */
@@ -255,7 +286,7 @@ int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, 
 		.domain = d,
 		/* Who strangers are, and what they map, only a look at all of it tells. */
 		.whole = whole || d->strangers,
-		.sweep = whole || d->strangers || sweep_is_worth_it(d->stable),
+		.sweep = whole || d->strangers || sweep_is_worth_it(d),
 		.members = calloc(n_members, sizeof(*t->members)),
 		.n_members = n_members,
 		.done = done,
@@ -265,6 +296,8 @@ int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, 
 		r = copy_users(t, users, n_users);
 	if (r >= 0)
 		r = slot_map_new(store_file_bytes(d->store) / PAGE_BYTES, &t->mapped);
+	if (r >= 0)
+		r = find_orphans(t);
 	/* All of it before the worker may look. */
 	for (size_t i = 0; i < n_members && r >= 0; i++)
 		take_left(t, &t->members[i], members[i]);
@@ -276,6 +309,8 @@ int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, 
 		tidy_free(t);
 		return r;
 	}
+	d->unswept = !t->sweep && count_orphans(d->stable) > d->orphans_left;
+	d->moved = 0;
 	for (size_t i = 0; i < n_members; i++) {
 		assert(!members[i]->busy);
 		(void)member_ref(members[i]);

@@ -2,12 +2,14 @@
 /*
  * Tidying the store of a trust domain, so that guests which write for days do not wear it out:
  *
- *   reclaim  mappings whose pages were all copied become anonymous memory again (remap-guest.h)
+ *   reclaim  mappings whose pages were all copied become anonymous memory again, and so do copies
+ *            whose slots no page shares any more (remap-guest.h)
  *   sweep    slots that no guest maps any more, and that no candidate waits for, are freed
  *
  * Both look at mappings, of which merged guests have tens of thousands. So reclaim looks where pages
  * ceased to be shared since the last time (ledger.h), and sweep goes by when one record in
- * TIDY_ORPHANS has no sharer; but for a whole round, which looks at everything.
+ * TIDY_ORPHANS has no sharer, or when it is calm: fewer pages came to share or ceased to since
+ * the last round than have none; but for a whole round, which looks at everything.
  *
  * A slot may be dropped only when no guest maps it; a mapping keeps it even when its page was
  * copied. The proof is a look at the mappings of every guest that was ever handed the store,
@@ -31,6 +33,8 @@ typedef void tidy_done_fn(struct domain *d, uint64_t reclaimed_pages, uint64_t f
 
 /* A sweep for fewer slots than this part of all would cost more than they are worth. */
 #define TIDY_ORPHANS 32U
+/* Calm is when this many times as many slots are without sharers as pages moved. */
+#define TIDY_CALM    2U
 
 /* Tidies d, as a whole or where something changed. Its members (all of them, none busy) are held until
  * done is called (never from within this call). users: guests that may map stores, members or not;

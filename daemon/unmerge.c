@@ -36,6 +36,7 @@ static void given_back(struct member *m, int r, const char *reason, void *userda
 			free(m->marks[i].v);
 			m->marks[i] = (struct marks){ NULL, 0 };
 		}
+		m->folded = false;
 		m->n_maps = 0;
 		remap_list_free(TAKE_PTR(m->found));
 		enroll_forget_pages(mgr, m);

@@ -44,7 +44,6 @@ Pressure=always
 Domain=bench
 PagesToScan=20000
 SleepMillisecs=0
-MaxRanges=16384
 
 [Policy "bench"]
 match-name=*

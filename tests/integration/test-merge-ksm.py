@@ -123,6 +123,26 @@ def rehash(host):
     assert {host.working.guest(g)["tracker"] for g in host.three} == {"rehash"}
 
 
+@harness.test("while ksmd stands still their memory is in few pieces, and merges again after that", limit=200)
+def folded(host):
+    def pieces():
+        return [len(g.mergeable()) for g in host.three]
+    merging.merged(host, host.working)
+    before = host.working.totals()["sharing_pages"]
+    with host.resting():
+        host.wait(lambda: max(pieces()) <= 2, 60, "the marks are folded")
+        harness.note("marked mappings: %s" % pieces())
+        marked = host.three[0].mergeable()
+        assert sum(end - start for start, end in marked) > 16 << 20, marked
+        for g in host.three:
+            g.scramble(50)
+            g.rewrite(100)
+        host.wait(lambda: max(pieces()) > 2, 60, "they are not while ksmd runs", interval=0.05)
+        host.wait(lambda: host.working.totals()["sharing_pages"] > before * 2 // 3, 100, "they share again")
+    for g in host.three:
+        g.check()
+
+
 @harness.test("guests that leave share nothing any more", limit=100)
 def leave(host):
     # With it ksmd would merge those that have left, and are as QEMU marked them, with the others.

@@ -201,6 +201,26 @@ def churn(host):
         g.check()
 
 
+@harness.test("a few slots that nobody maps any more are freed as soon as it is calm")
+def orphans(host):
+    guests = [host.guest("g%d" % i, mib=32, uid=65534, mix="zero:10,dup:80,unique:10") for i in range(2)]
+    for g in guests:
+        g.ready()
+    daemon = start(host)
+    for g in guests:
+        daemon.call("Enroll", pid=g.pid)
+    settled(host, daemon)
+    guests[1].kill()
+    host.wait(lambda: daemon.totals()["guests"] == 1, 60, "the other guest is gone")
+    before, passes = daemon.totals()["shared_pages"], daemon.guest(guests[0])["passes"]
+    # Fewer than a sweep would be worth while more is going on.
+    written = guests[0].scramble(2, runs=True)
+    host.wait(lambda: daemon.totals()["shared_pages"] <= before - written // 2, 50, "their slots are freed")
+    harness.note("%d slots, %d pages written: %d slots after %d passes" % (
+        before, written, daemon.totals()["shared_pages"], daemon.guest(guests[0])["passes"] - passes))
+    guests[0].check()
+
+
 @harness.test("a second daemon keeps its hands off a guest that the first one has")
 def two_daemons(host):
     guest = host.guest("g0", mib=16, uid=65534).ready()

@@ -342,7 +342,7 @@ static void dropins_override_by_name_and_order(void **state _unused_)
 	assert_int_equal(c->workers, 0);
 	assert_int_equal(c->pages_per_second, 6);
 	assert_string_equal(c->ksm_domain, "mine");
-	assert_int_equal(c->ksm_max_ranges, 1024);
+	assert_int_equal(c->ksm_max_ranges, 8192);
 	config_free(c);
 }
 
