@@ -406,12 +406,53 @@ static void user_mode_fails_the_kernel(void **state _unused_)
 	unmap_pages(map, 1);
 }
 
+/* A mapping that is moved beside one that it can be joined with: its registration ends, and so does the
+ * neighbour's, whose marks stay: writes to it would not be noticed. Unless its own ended before. */
+static void moved_neighbour_keeps_registration(void **state _unused_)
+{
+	int uffd = uffd_make(UFFD_FEATURE_WP_ASYNC), pagemap = pagemap_open(getpid());
+	char *area = map_pages(4 * N), *to = area + 2 * N * PAGE_BYTES;
+
+	SKIP_WITHOUT(KERNEL_UFFD_WP_ASYNC);
+	for (int ends_first = 1; ends_first >= 0; ends_first--) {
+		char *from = mmap(area, 4 * N * PAGE_BYTES, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+		assert_ptr_equal(from, area);
+		memset(from, 1, 2 * N * PAGE_BYTES);
+		(void)must(munmap(to, 2 * N * PAGE_BYTES));
+		assert_int_equal(uffd_register(uffd, from, 2 * N, WP), 0);
+		assert_ptr_equal(mremap(from, N * PAGE_BYTES, N * PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED,
+					to), to);
+		assert_int_equal(uffd_register(uffd, to, N, WP), 0);
+		assert_int_equal(pages_arm(pagemap, to, N), N);
+		from += N * PAGE_BYTES;
+		if (ends_first)
+			uffd_unregister(uffd, from, N);
+		assert_ptr_equal(mremap(from, N * PAGE_BYTES, N * PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED,
+					to + N * PAGE_BYTES), to + N * PAGE_BYTES);
+		if (ends_first) {
+			assert_int_equal(page_look(pagemap, to), PAGE_IS_PRESENT | PAGE_IS_WPALLOWED);
+			memset(to, 2, PAGE_BYTES);
+			assert_int_equal(page_look(pagemap, to),
+					 PAGE_IS_PRESENT | PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN);
+		} else {
+			print_message("unless it ended first, the neighbour's registration %s\n",
+				      page_look(pagemap, to) & PAGE_IS_WPALLOWED ? "stays" : "ends");
+		}
+	}
+	(void)close(uffd);
+	(void)close(pagemap);
+	unmap_pages(area, 4 * N);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(register_only_adds),
 		cmocka_unit_test(dontunmap_freezes_store_mapping),
 		cmocka_unit_test(dontunmap_can_be_undone),
+		cmocka_unit_test(moved_neighbour_keeps_registration),
 		cmocka_unit_test(faults_tell_protection),
 		cmocka_unit_test(pin_takes_protection_off),
 		cmocka_unit_test(move_sees_pins),
