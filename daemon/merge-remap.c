@@ -177,9 +177,11 @@ uint32_t remap_advice_of(uint32_t vm_flags)
 	return mask;
 }
 
-uint32_t remap_flags_of(uint32_t vm_flags)
+uint32_t remap_flags_of(const struct member *m, uint32_t vm_flags)
 {
-	return vm_flags & VMF_NORESERVE ? RING_MERGE_NORESERVE : 0;
+	uint32_t flags = vm_flags & VMF_NORESERVE ? RING_MERGE_NORESERVE : 0;
+
+	return m->tracker && tracker_kind(m->tracker) == TRACKER_WP ? flags | RING_MERGE_TRACK : flags;
 }
 
 static uint64_t block_of(const struct planned *p)
@@ -245,8 +247,7 @@ static void pack_batch(struct remap *r)
 		*t = (struct ring_merge){
 			.addr = hva_add_pages(first->block->start, first->run.first).addr,
 			.n_runs = n,
-			.flags = (tracker_kind(r->m->tracker) == TRACKER_WP ? RING_MERGE_TRACK : 0) |
-				 remap_flags_of(first->block->vm_flags),
+			.flags = remap_flags_of(r->m, first->block->vm_flags),
 			.advice_mask = remap_advice_of(first->block->vm_flags),
 		};
 		t->bytes = (uint64_t)(first[n - 1].run.first + first[n - 1].run.n_pages - first->run.first) *

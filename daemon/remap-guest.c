@@ -105,8 +105,6 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 			   uint32_t flags, struct ring_run *ret)
 {
 	_cleanup_free_ uint8_t *payload = malloc(RING_PAYLOAD_BYTES);
-	/* New mappings that are not registered count as written in every pass. */
-	uint32_t track = m->tracker && tracker_kind(m->tracker) == TRACKER_WP ? RING_MERGE_TRACK : 0;
 	int64_t done = 0;
 
 	if (!payload)
@@ -132,7 +130,7 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 			.addr = asked[0].addr,
 			.bytes = asked[n - 1].addr + asked[n - 1].n_pages * PAGE_BYTES - asked[0].addr,
 			.n_runs = n,
-			.flags = flags | track | remap_flags_of(b->vm_flags),
+			.flags = flags | remap_flags_of(m, b->vm_flags),
 			.advice_mask = remap_advice_of(b->vm_flags),
 			.policy = b->policy,
 		};

@@ -16,8 +16,9 @@
 
 /* enum ring_advice for these enum vm_flag: what new mappings must be given. */
 uint32_t remap_advice_of(uint32_t vm_flags);
-/* Flags of a transaction that replaces such mappings. */
-uint32_t remap_flags_of(uint32_t vm_flags);
+/* Flags of a transaction that replaces such mappings of m. What it makes must be tracked as they were,
+ * else it counts as written in every pass. */
+uint32_t remap_flags_of(const struct member *m, uint32_t vm_flags);
 /* Has the agent map the store at its present size. */
 int remap_map_store(struct member *m);
 enum remap_which {

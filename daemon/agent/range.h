@@ -147,11 +147,11 @@ static inline bool page_has_moved(uint64_t to, uint64_t from, int refusal)
  * The kernel wants each side of a move within one mapping, and the guest's memory consists of
  * more than is known here: what is refused for this (or another) reason is tried by halves.
  *
- * What the kernel counts is not all that it moved. Since it moves pages by batches (Linux 6.17; mm/userfaultfd.c,
- * move_pages()), a batch that had to be tried again, because a page of it was just being migrated or
- * locked, is moved and not counted: the move is tried once more, and ends with -EEXIST. Taken for not
- * moved, these pages would be lost to the guest. So each refusal is checked against what is where, page by
- * page (tests/platform/uffd-move.c).
+ * What the kernel counts is not all that it moved. Since it moves pages by batches (Linux 6.17;
+ * mm/userfaultfd.c, move_pages()), a batch that had to be tried again, because a page of it was
+ * just being migrated or locked, is moved and not counted: the move is tried once more, and ends
+ * with -EEXIST. Taken for not moved, these pages would be lost to the guest. So each refusal is
+ * checked against what is where, page by page (tests/platform/uffd-move.c).
  *
  * By the same slip the kernel would try for ever when, between the two tries, somebody drops the page and
  * holes are allowed: ALLOW_SRC_HOLES is for memory that nobody but the agent knows.

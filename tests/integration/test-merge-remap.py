@@ -180,7 +180,8 @@ def churn(host):
     def recovered():
         status = daemon.call("Status")
         now = status["totals"]
-        return (status["remap"]["merged_pages"] > merged and now["sharing_pages"] > first["sharing_pages"] * 0.9
+        return (status["remap"]["merged_pages"] > merged
+                and now["sharing_pages"] > first["sharing_pages"] * 0.9
                 and now["shared_pages"] < first["shared_pages"] * 1.15 and now)
     now = host.wait(recovered, 150, "sharing as before, and slots freed")
     harness.note("first %s, after %s" % (first, now))

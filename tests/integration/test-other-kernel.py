@@ -28,7 +28,7 @@ PACKAGE = r"linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64"
 # What the tests need that Debian builds as modules: a disk for swap and one for O_DIRECT.
 MODULES = ("brd", "ext4")
 UNIT_TESTS = ("test-kernel", "test-pagemap", "test-span", "test-range-set", "test-store",
-              "test-transaction")
+              "test-transaction", "test-reclaim")
 MODEL_TESTS = ("remap-model",)
 # What clock-jumps.sh runs, by the directory that holds it.
 CLOCK_PROGRAMS = {

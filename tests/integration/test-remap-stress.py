@@ -14,7 +14,8 @@ import remapping
 import tap
 
 
-@tap.test("two domains are merged, rewritten and let go for a while, with direct I/O and migration of pages", limit=1500)
+@tap.test("two domains are merged, rewritten and let go for a while, with direct I/O and migration of pages",
+          limit=1500)
 def stress(host):
     a = remapping.boot(host, ["a-0", "a-1"])
     b = remapping.boot(host, ["b-0", "b-1"])

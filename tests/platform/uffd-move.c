@@ -155,9 +155,9 @@ static void device_for_unprivileged(void **state _unused_)
 }
 
 /*
- * Pages that are being migrated: UFFDIO_MOVE tries again by itself, and since it moves batches (6.17) what it
- * then moves it does not count. Such a move ends with -EEXIST at a page that is already there; whoever takes it for
- * not moved loses it. Nothing is lost, nor is any other refusal seen.
+ * Pages that are being migrated: UFFDIO_MOVE tries again by itself, and since it moves batches (6.17)
+ * what it then moves it does not count. Such a move ends with -EEXIST at a page that is already
+ * there; whoever takes it for not moved loses it. Nothing is lost, nor is any other refusal seen.
  */
 #define MIGRATED_PAGES 512U
 #define MIGRATED_USEC  (4 * USEC_PER_SEC)

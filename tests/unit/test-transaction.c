@@ -13,85 +13,7 @@
 
 #include "common/io.h"
 #include "common/parse.h"
-#include "tests/integration/remap-fixture.h"
-
-#define SLOTS 512U
-#define PAGES 512U
-#define TRACK RING_MERGE_TRACK
-
-static struct remap host;
-static char *guest; /* PAGES pages, in one block */
-
-static char content_of(uint64_t page)
-{
-	return (char)(page % 251 + 1);
-}
-
-static void fill(char *to, uint64_t page)
-{
-	memset(to, content_of(page), PAGE_BYTES);
-}
-
-static void check_page(uint64_t page)
-{
-	const char *at = guest + page * PAGE_BYTES;
-
-	for (uint64_t i = 0; i < PAGE_BYTES; i++)
-		if (at[i] != content_of(page))
-			fail_msg("page %u, byte %u: %d", (unsigned)page, (unsigned)i, at[i]);
-}
-
-static void check_all(void)
-{
-	for (uint64_t i = 0; i < PAGES; i++)
-		check_page(i);
-}
-
-/* A guest whose page i holds what slot i holds. */
-static int setup(void **state _unused_)
-{
-	char *raw;
-
-	assert_int_equal(remap_open(&host, SLOTS), 0);
-	raw = mmap(NULL, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		   0);
-	assert_ptr_not_equal(raw, MAP_FAILED);
-	guest = (char *)ALIGN_UP((uintptr_t)raw, HUGE_BYTES);
-	for (uint64_t i = 0; i < PAGES; i++) {
-		fill(guest + i * PAGE_BYTES, i);
-		fill(host.store + i * PAGE_BYTES, i);
-	}
-	assert_int_equal(remap_track(&host, guest, PAGES), 0);
-	return 0;
-}
-
-static int teardown(void **state _unused_)
-{
-	if (guest)
-		(void)munmap(guest, PAGES * PAGE_BYTES);
-	guest = NULL;
-	remap_close(&host);
-	return 0;
-}
-
-static void merge_expect(uint64_t page, uint64_t n, uint32_t slot, int result, uint32_t merged)
-{
-	struct ring_run run = remap_run(guest + page * PAGE_BYTES, n, slot);
-
-	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, TRACK, 0, &run, 1), 1);
-	assert_int_equal(run.result, result);
-	assert_int_equal(run.merged, merged);
-}
-
-static uint32_t mapped_pages(void)
-{
-	struct ring_run runs[PAGES];
-	uint32_t n = remap_find_mapped(&host, guest, PAGES, runs, PAGES), pages = 0;
-
-	for (uint32_t i = 0; i < n; i++)
-		pages += runs[i].n_pages;
-	return pages;
-}
+#include "tests/unit/transaction-fixture.h"
 
 static void merges_runs(void **state _unused_)
 {
@@ -245,13 +167,6 @@ static void malformed_is_refused(void **state _unused_)
 	host.agent.fds[RING_FD_STORE] = store_fd;
 	assert_int_equal(mapped_pages(), 0);
 	check_all();
-}
-
-static void protect(struct ring_run *runs, uint32_t n)
-{
-	assert_int_equal(remap_block(&host, RING_PROTECT, guest, PAGES, TRACK, 0, runs, n), 1);
-	for (uint32_t i = 0; i < n; i++)
-		assert_int_equal(runs[i].result, 0);
 }
 
 static void advice_is_restored(void **state _unused_)
@@ -415,105 +330,6 @@ static void unmerge_copies(void **state _unused_)
 	check_all();
 }
 
-static void reclaim_makes_anonymous(void **state _unused_)
-{
-	struct ring_run runs[3];
-
-	merge_expect(16, 32, 16, 0, 32);
-	for (uint64_t i = 20; i < 24; i++)
-		guest[i * PAGE_BYTES] = content_of(i);
-	/* Written and not protected since: could be pinned. */
-	runs[0] = remap_run(guest + 16 * PAGE_BYTES, 16, 0);
-	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK, 0, runs, 1), 1);
-	assert_int_equal(runs[0].result, -EBUSY);
-	assert_int_equal(mapped_pages(), 32);
-	check_all();
-	protect(runs, 1);
-	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK, 0, runs, 1), 1);
-	assert_int_equal(runs[0].result, 0);
-	assert_int_equal(runs[0].merged, 16);
-	assert_int_equal(mapped_pages(), 16);
-	memset(host.store + 16 * PAGE_BYTES, 0xee, 16 * PAGE_BYTES);
-	check_all();
-	for (uint64_t i = 16; i < 32; i++)
-		fill(host.store + i * PAGE_BYTES, i);
-	/* And merges again. */
-	merge_expect(16, 16, 16, 0, 16);
-	/* UNPINNED needs no marks. */
-	guest[17 * PAGE_BYTES] = content_of(17);
-	runs[0] = remap_run(guest + 16 * PAGE_BYTES, 8, 0);
-	runs[1] = remap_run(guest + 24 * PAGE_BYTES, 8, 0);
-	runs[2] = remap_run(guest + 32 * PAGE_BYTES, 16, 0);
-	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES,
-				     TRACK | RING_RECLAIM_UNPINNED, 0, runs, 3),
-			 1);
-	for (size_t i = 0; i < 3; i++)
-		assert_int_equal(runs[i].result, 0);
-	assert_int_equal(mapped_pages(), 0);
-	check_all();
-}
-
-static void reclaim_whole_block(void **state _unused_)
-{
-	struct ring_run runs[PAGES / 4];
-	uint32_t n = 0;
-
-	for (uint64_t i = 0; i < PAGES; i += 4)
-		runs[n++] = remap_run(guest + i * PAGE_BYTES, 1, (uint32_t)i);
-	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, TRACK, 0, runs, n), 1);
-	assert_int_equal(mapped_pages(), n);
-	(void)madvise(guest + 5 * PAGE_BYTES, PAGE_BYTES, MADV_DONTNEED);
-	protect(runs, n);
-	assert_true(remap_count_maps(guest, PAGES) >= 2 * n);
-	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK | RING_RECLAIM_WHOLE,
-				     0, runs, n),
-			 1);
-	for (uint32_t i = 0; i < n; i++)
-		assert_int_equal(runs[i].result, 0);
-	assert_int_equal(mapped_pages(), 0);
-	assert_int_equal(remap_count_maps(guest, PAGES), n / 32);
-	/* Anonymous pieces only: moved, not copied. */
-	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK | RING_RECLAIM_WHOLE,
-				     0, runs, 0),
-			 1);
-	assert_int_equal(remap_count_maps(guest, PAGES), 1);
-	assert_int_equal(guest[5 * PAGE_BYTES], 0);
-	fill(guest + 5 * PAGE_BYTES, 5);
-	check_all();
-}
-
-/* One page of a wrong kind: everything is put back. */
-static void reclaim_undoes(void **state _unused_)
-{
-	struct ring_run runs[3];
-
-	merge_expect(16, 8, 16, 0, 8);
-	merge_expect(32, 8, 32, 0, 8);
-	runs[0] = remap_run(guest + 16 * PAGE_BYTES, 8, 0);
-	runs[1] = remap_run(guest + 32 * PAGE_BYTES, 8, 0);
-	protect(runs, 2);
-	guest[32 * PAGE_BYTES] = content_of(32);
-	guest[33 * PAGE_BYTES] = content_of(33);
-	/* The second run was written: not provably unpinned, after the first was put aside. */
-	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK | RING_RECLAIM_WHOLE,
-				     0, runs, 2),
-			 1);
-	assert_int_equal(runs[0].result, -EBUSY);
-	assert_int_equal(runs[1].result, -EBUSY);
-	assert_int_equal(mapped_pages(), 16);
-	check_all();
-	/* Not a mapping of the store. */
-	runs[0] = remap_run(guest + 15 * PAGE_BYTES, 2, 0);
-	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK, 0, runs, 1), 1);
-	assert_true(runs[0].result < 0);
-	assert_int_equal(mapped_pages(), 16);
-	check_all();
-	/* Nobody waits for anything. */
-	for (uint64_t i = 0; i < PAGES; i++)
-		guest[i * PAGE_BYTES] = content_of(i);
-	check_all();
-}
-
 /* --- out of mappings, out of address space ----------------------------------------------- */
 
 /* Uses up the process's mappings: advice on every other page cuts a reservation into pieces. */
@@ -632,34 +448,23 @@ static void survives_lack_of_address_space(void **state _unused_)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(merges_runs, setup, teardown),
-		cmocka_unit_test_setup_teardown(zero_run_becomes_hole, setup, teardown),
-		cmocka_unit_test_setup_teardown(different_page_stays, setup, teardown),
-		cmocka_unit_test_setup_teardown(absent_page_stops_run, setup, teardown),
-		cmocka_unit_test_setup_teardown(store_mapping_is_refused, setup, teardown),
-		cmocka_unit_test_setup_teardown(odd_memory_is_refused, setup, teardown),
-		cmocka_unit_test_setup_teardown(forked_page_is_busy, setup, teardown),
-		cmocka_unit_test_setup_teardown(malformed_is_refused, setup, teardown),
-		cmocka_unit_test_setup_teardown(advice_is_restored, setup, teardown),
-		cmocka_unit_test_setup_teardown(reserve_is_restored, setup, teardown),
-		cmocka_unit_test_setup_teardown(policy_is_given_to_new_memory, setup, teardown),
-		cmocka_unit_test_setup_teardown(tracking_goes_on, setup, teardown),
-		cmocka_unit_test_setup_teardown(pinned_page_is_busy_and_tracked, setup, teardown),
-		cmocka_unit_test_setup_teardown(unmerge_copies, setup, teardown),
-		cmocka_unit_test_setup_teardown(reclaim_makes_anonymous, setup, teardown),
-		cmocka_unit_test_setup_teardown(reclaim_whole_block, setup, teardown),
-		cmocka_unit_test_setup_teardown(reclaim_undoes, setup, teardown),
-		cmocka_unit_test_setup_teardown(survives_lack_of_mappings, setup, teardown),
-		cmocka_unit_test_setup_teardown(survives_lack_of_address_space, setup, teardown),
+		cmocka_unit_test_setup_teardown(merges_runs, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(zero_run_becomes_hole, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(different_page_stays, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(absent_page_stops_run, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(store_mapping_is_refused, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(odd_memory_is_refused, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(forked_page_is_busy, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(malformed_is_refused, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(advice_is_restored, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(reserve_is_restored, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(policy_is_given_to_new_memory, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(tracking_goes_on, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(pinned_page_is_busy_and_tracked, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(unmerge_copies, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(survives_lack_of_mappings, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(survives_lack_of_address_space, transaction_setup, transaction_teardown),
 	};
-	int r = remap_open(&host, SLOTS);
 
-	remap_close(&host);
-	/* To skip in setup() would be a failure to cmocka. */
-	if (r < 0) {
-		printf("1..0 # SKIP no userfaultfd with UFFDIO_MOVE and faults from kernel mode: %s\n",
-		       strerror(-r));
-		return 0;
-	}
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return transaction_skips_all() ? 0 : cmocka_run_group_tests(tests, NULL, NULL);
 }
