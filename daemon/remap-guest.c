@@ -350,13 +350,12 @@ static int note_cut(const struct page_run *run, void *userdata)
 
 	if (!(run->bits & PAGE_PRESENT) || run->bits & PAGE_FILE)
 		return 0;
-	for (; r >= 0 && (n = slot_map_next_run(c->orphans, at, true, &first)) > 0 && first.n < end;
-	     at = first.n + n) {
+	for (; r >= 0 && (n = slot_map_next_run(c->orphans, at, end, true, &first)) > 0; at = first.n + n) {
 		uint64_t addr = run->start.addr + (first.n - (end - run->n_pages)) * PAGE_BYTES;
 
 		if (c->cuts->n >= c->max_cuts)
 			return -ECANCELED;
-		r = add_mapped(c->cuts, addr, addr + MIN(n, end - first.n) * PAGE_BYTES, first.n);
+		r = add_mapped(c->cuts, addr, addr + n * PAGE_BYTES, first.n);
 	}
 	return r;
 }
@@ -366,7 +365,7 @@ static bool has_orphans(const struct copied *c, slot_id first, uint64_t n)
 	slot_id orphan;
 
 	return c->orphans && c->cuts->n < c->max_cuts &&
-	       slot_map_next_run(c->orphans, first.n, true, &orphan) > 0 && orphan.n < first.n + n;
+	       slot_map_next_run(c->orphans, first.n, first.n + n, true, &orphan) > 0;
 }
 
 static int note_copied(const struct mapping *mapping, void *userdata)

@@ -118,14 +118,17 @@ void slot_map_set(struct slot_map *m, slot_id first, uint64_t n_pages, bool used
 	}
 }
 
-uint64_t slot_map_next_run(const struct slot_map *m, uint64_t from, bool used, slot_id *ret_first)
+uint64_t slot_map_next_run(const struct slot_map *m, uint64_t from, uint64_t end, bool used,
+			   slot_id *ret_first)
 {
-	uint64_t start = find_bit(m, from, m->n, used);
+	uint64_t start;
 
-	if (start >= m->n)
+	end = MIN(end, m->n);
+	start = find_bit(m, from, end, used);
+	if (start >= end)
 		return 0;
 	*ret_first = SLOT_ID(start);
-	return find_bit(m, start, m->n, !used) - start;
+	return find_bit(m, start, end, !used) - start;
 }
 
 struct extent {

@@ -37,6 +37,7 @@ int64_t slot_map_take(struct slot_map *m, uint32_t n_pages, slot_id after, uint6
 		      slot_id *ret_first);
 /* Marks a range used or free, whatever it was; what lies outside of the map is ignored. */
 void slot_map_set(struct slot_map *m, slot_id first, uint64_t n_pages, bool used);
-/* The first run of slots at or after `from` that are used (or free) : its length, 0 for none. */
-uint64_t slot_map_next_run(const struct slot_map *m, uint64_t from, bool used, slot_id *ret_first);
+/* The first run of slots in [from, end) that are used (or free): its length there, 0 for none. */
+uint64_t slot_map_next_run(const struct slot_map *m, uint64_t from, uint64_t end, bool used,
+			   slot_id *ret_first);
 uint64_t slot_map_bytes(const struct slot_map *m);

@@ -362,7 +362,7 @@ bool store_is_used(const struct store *s, slot_id slot)
 
 uint64_t store_next_used(const struct store *s, uint64_t from, slot_id *ret_first)
 {
-	return slot_map_next_run(s->slots, from, true, ret_first);
+	return slot_map_next_run(s->slots, from, slot_map_size(s->slots), true, ret_first);
 }
 
 /* --- pages

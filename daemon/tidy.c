@@ -247,9 +247,10 @@ static void mark_orphan(struct stable *s, record_id r, void *userdata)
 
 static int find_orphans(struct tidy *t)
 {
+	uint64_t n = count_orphans(t->domain->stable);
 	int r;
 
-	if (count_orphans(t->domain->stable) <= t->domain->orphans_left && !t->whole)
+	if (n == 0 || (n <= t->domain->orphans_left && !t->whole))
 		return 0;
 	r = slot_map_new(store_file_bytes(t->domain->store) / PAGE_BYTES, &t->orphans);
 	if (r >= 0)

@@ -76,8 +76,9 @@ class Context(contextlib.ExitStack):
     def verifying(self, name, mib=32, devices="", **options):
         """A running domain that checks its own memory; its serial line, once it is ready."""
         lv = self.libvirt
-        words = ("console=ttyS0 panic=-1 quiet memshared.seed=7 memshared.mib=%d "
-                 "memshared.mix=%s memshared.run=16 memshared.pause=0" % (mib, guest_module.DEFAULT_MIX))
+        words = ("console=ttyS0 panic=-1 quiet no_timer_check memshared.seed=7 "
+                 "memshared.mib=%d memshared.mix=%s memshared.run=16 memshared.pause=0" % (
+                     mib, guest_module.DEFAULT_MIX))
         boot = "<kernel>%s</kernel><initrd>%s</initrd><cmdline>%s</cmdline>" % (
             self._readable("kernel"), self._readable("verify"), words)
         serial = "<serial type='unix'><source mode='bind' path='/run/libvirt/serial/%s'/></serial>"

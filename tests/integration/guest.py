@@ -168,6 +168,7 @@ class Guest:
                  accel="tcg", machine="pc", append="", arguments=(), slots="", backend=None):
         self.name, self.directory, self.kind = name, directory, kind
         self.memory_mib = memory_mib or mib + 96
+        self._ram = None
         os.mkdir(directory, 0o755)
         self.monitor = os.path.join(directory, "monitor.sock")
         listeners = {n: tree_listen(os.path.join(directory, n + ".sock"))
@@ -338,13 +339,24 @@ class Guest:
         return mappings
 
     def ram(self):
-        """(start, end) of the guest's RAM block, in QEMU's address space, from the start."""
+        """(start, end) of the guest's RAM block, in QEMU's address space, from the start.
+
+        It never moves. While mappings are cut up and joined, what the kernel shows of them can
+        overlap or lack some, so that it takes more than one look.
+        """
+        for _ in range(20):
+            if self._ram is None:
+                self._ram = self._ram_now()
+        assert self._ram, "guest %s: no mappings of the size of its RAM" % self.name
+        return self._ram
+
+    def _ram_now(self):
         blocks = []
         for m in sorted(self.smaps(), key=lambda m: m["start"]):
             if m["mode"] != "rw-p" and m["mode"] != "rw-s":
                 continue
-            if blocks and blocks[-1][1] == m["start"]:
-                blocks[-1][1] = m["end"]
+            if blocks and blocks[-1][1] >= m["start"]:
+                blocks[-1][1] = max(blocks[-1][1], m["end"])
             else:
                 blocks.append([m["start"], m["end"]])
         size = self.memory_mib << 20
@@ -352,6 +364,8 @@ class Guest:
         larger = [b for b in blocks if b[1] - b[0] > size]
         if exact:
             return tuple(exact[0])
+        if not larger:
+            return None
         # The kernel shows a neighbour of equal marks as one mapping with it; RAM is 2 MiB aligned.
         start = -(-larger[0][0] // (2 << 20)) * (2 << 20)
         return start, start + size

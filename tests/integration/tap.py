@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs test functions and reports them in TAP, each with its duration.
+"""Runs test functions and reports them in TAP, each with its duration and why it failed.
 
     @tap.test("what must hold", limit=120)
     def two_guests(host): ...
@@ -63,7 +63,7 @@ def _alarm(_signum, _frame):
 
 def _run(number, description, limit, function, factory):
     """One test point. Returns whether it passed or was skipped."""
-    result, directive, begin = "ok", "", time.monotonic()
+    result, directive, why, begin = "ok", "", "", time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         # The limit ends with the test: clean-up has its own deadlines and is never cut short.
@@ -74,14 +74,15 @@ def _run(number, description, limit, function, factory):
                 signal.setitimer(signal.ITIMER_REAL, 0)
     except Skip as reason:
         directive = " # SKIP " + str(reason)
-    except Exception:  # pylint: disable=broad-except
+    except Exception as error:  # pylint: disable=broad-except
         result = "not ok"
+        why = ": %s: %s" % (type(error).__name__, " ".join(str(error).replace("#", "").split())[:200])
         note(traceback.format_exc())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     took = time.monotonic() - begin
-    print("%s %d - %s%s" % (result, number, description, directive or " # took %.1f s" % took),
-          flush=True)
+    print("%s %d - %s%s%s" % (result, number, description, directive or " # took %.1f s" % took,
+                              why), flush=True)
     return result == "ok"
 
 

@@ -74,16 +74,18 @@ static void grows(void **state _unused_)
 	assert_int_equal(slot_map_take(m, 65, SLOT_ID_NONE, 65, &s), 65);
 	assert_int_equal(slot_map_grow(m, 200), 0);
 	assert_int_equal(slot_map_used(m), 65);
-	assert_int_equal(slot_map_next_run(m, 0, false, &s), 135);
+	assert_int_equal(slot_map_next_run(m, 0, 1000, false, &s), 135);
 	assert_int_equal(s.n, 65);
 	assert_int_equal(slot_map_grow(m, 100), -EINVAL);
 	assert_int_equal(slot_map_grow(m, SLOT_MAP_MAX + 1), -E2BIG);
 	assert_false(slot_map_is_used(m, SLOT_ID(200)));
 	slot_map_set(m, SLOT_ID(190), 1000, true);
 	assert_int_equal(slot_map_used(m), 75);
-	assert_int_equal(slot_map_next_run(m, 70, true, &s), 10);
+	assert_int_equal(slot_map_next_run(m, 70, 1000, true, &s), 10);
 	assert_int_equal(s.n, 190);
-	assert_int_equal(slot_map_next_run(m, 200, true, &s), 0);
+	assert_int_equal(slot_map_next_run(m, 70, 195, true, &s), 5);
+	assert_int_equal(slot_map_next_run(m, 70, 190, true, &s), 0);
+	assert_int_equal(slot_map_next_run(m, 200, 1000, true, &s), 0);
 	slot_map_free(m);
 }
 
