@@ -30,6 +30,7 @@ Pressure=always
 
 [Policy "all"]
 min-age=1s
+cow-backoff=1s
 thp=split:1
 """
 TENANT = "<policy enabled='yes' domain='tenant-a'/>"
