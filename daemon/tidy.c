@@ -6,6 +6,9 @@
 #include "daemon/remap-guest.h"
 #include "daemon/store.h"
 
+/* Slots that are freed in one call, which the daemon's loop waits for: pages. */
+#define DROP_MAX HUGE_PAGES
+
 struct tidy {
 	struct work work; /* must be first */
 	struct ledger *ledger;
@@ -21,6 +24,7 @@ struct tidy {
 	bool sweep;
 	struct slot_map *orphans; /* slots without sharers; NULL: no new ones */
 	struct slot_map *mapped;
+	struct slot_map *unused; /* slots to free */
 	/* Guests that may map the store, and how many of them live and are no members. */
 	struct kept_store_user *users;
 	size_t n_users;
@@ -119,18 +123,42 @@ static void mark_candidates(struct tidy *t)
 		}
 }
 
-static void sweep_record(struct stable *s, record_id r, void *userdata)
+/* Of which no guest has a mapping, nor will have one. */
+static void mark_unused(struct stable *s, record_id r, void *userdata)
 {
 	struct tidy *t = userdata;
 	slot_id slot = stable_slot(s, r);
 
-	if (stable_sharers(s, r) > 0 || (!slot_id_is_none(slot) && slot_map_is_used(t->mapped, slot)))
-		return;
-	/* A slot that cannot be punched out stays, and so does its record: it can serve again. */
-	if (!slot_id_is_none(slot) && store_drop(t->domain->store, slot, 1) < 0)
+	if (stable_sharers(s, r) == 0 && !slot_id_is_none(slot) && !slot_map_is_used(t->mapped, slot))
+		slot_map_set(t->unused, slot, 1, true);
+}
+
+static void free_unused(struct stable *s, record_id r, void *userdata)
+{
+	struct tidy *t = userdata;
+	slot_id slot = stable_slot(s, r);
+
+	if (stable_sharers(s, r) > 0 || (!slot_id_is_none(slot) && !slot_map_is_used(t->unused, slot)))
 		return;
 	stable_free_record(s, r);
 	t->freed_slots++;
+}
+
+static void sweep_records(struct tidy *t)
+{
+	struct store *store = t->domain->store;
+	slot_id first;
+	uint64_t n;
+
+	stable_foreach(t->domain->stable, mark_unused, t);
+	for (uint64_t at = 0; (n = slot_map_next_run(t->unused, at, UINT64_MAX, true, &first)) > 0;
+	     at = first.n + n) {
+		n = MIN(n, (uint64_t)DROP_MAX);
+		/* Slots that cannot be punched out stay, and so do their records: they can serve again. */
+		if (store_drop(store, first, (uint32_t)n) < 0)
+			slot_map_set(t->unused, first, n, false);
+	}
+	stable_foreach(t->domain->stable, free_unused, t);
 }
 
 static void mark_recorded(struct stable *s, record_id r, void *userdata)
@@ -161,6 +189,7 @@ static void tidy_free(struct tidy *t)
 {
 	slot_map_free(t->orphans);
 	slot_map_free(t->mapped);
+	slot_map_free(t->unused);
 	for (size_t i = 0; t->members && i < t->n_members; i++)
 		range_set_done(&t->members[i].left);
 	free(t->members);
@@ -193,7 +222,7 @@ static void tidy_done(struct work *w)
 
 	if (t->sure) {
 		mark_candidates(t);
-		stable_foreach(t->domain->stable, sweep_record, t);
+		sweep_records(t);
 		if (t->domain->adopted)
 			sweep_unrecorded(t);
 	}
@@ -297,6 +326,8 @@ int tidy_start(struct work_pool *pool, struct ledger *ledger, struct domain *d, 
 		r = copy_users(t, users, n_users);
 	if (r >= 0)
 		r = slot_map_new(store_file_bytes(d->store) / PAGE_BYTES, &t->mapped);
+	if (r >= 0)
+		r = slot_map_new(store_file_bytes(d->store) / PAGE_BYTES, &t->unused);
 	if (r >= 0)
 		r = find_orphans(t);
 	/* All of it before the worker may look. */
