@@ -422,6 +422,15 @@ size_t hashtree_find(const struct hashtree *t, uint64_t key, uint32_t *ret_value
 	return n;
 }
 
+void hashtree_prefetch(const struct hashtree *t, uint64_t key)
+{
+	struct path p;
+	uint32_t leaf = walk(t, (uint32_t)(key >> 32), &p);
+
+	for (unsigned i = 0; i < leaf_lines(leaf); i++)
+		__builtin_prefetch(leaf_line(t, leaf, i));
+}
+
 int hashtree_new(hashtree_key_fn *key_of, void *userdata, struct hashtree **ret)
 {
 	struct hashtree *t = calloc(1, sizeof(*t));

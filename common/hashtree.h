@@ -49,6 +49,8 @@ int hashtree_remove(struct hashtree *t, uint64_t key, uint32_t value);
 int hashtree_remove_high(struct hashtree *t, uint32_t key_high, uint32_t value);
 /* Writes up to max values with exactly this key; returns how many there were written. */
 size_t hashtree_find(const struct hashtree *t, uint64_t key, uint32_t *ret_values, size_t max);
+/* Has the processor fetch what a look-up of this key will touch: a few look-ups ahead is best. */
+void hashtree_prefetch(const struct hashtree *t, uint64_t key);
 uint64_t hashtree_count(const struct hashtree *t);
 /* Everything that the tree holds, allocator overhead included. */
 uint64_t hashtree_bytes(const struct hashtree *t);

@@ -89,6 +89,14 @@ void domain_make_candidate(struct domain *d, struct ledger_block *b, page_id pag
 	d->offered++;
 }
 
+void domain_prefetch(const struct domain *d, uint64_t fingerprint)
+{
+	if (d->engine == POLICY_ENGINE_ZERO)
+		return;
+	stable_prefetch(d->stable, fingerprint);
+	unstable_prefetch(d->unstable, fingerprint);
+}
+
 enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_id page,
 				 uint64_t fingerprint, record_id *ret_record, page_id *ret_twin)
 {

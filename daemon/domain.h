@@ -81,6 +81,8 @@ enum domain_verdict {
 	DOMAIN_LEFT_OUT,  /* a tree refused it (too many with this fingerprint, no memory) */
 };
 
+/* What follows will be offered soon: its look-ups' cache misses overlap (hashtree.h). */
+void domain_prefetch(const struct domain *d, uint64_t fingerprint);
 /* A YOUNG page was read and has this fingerprint. It is UNSTABLE, CANDIDATE or YOUNG afterwards,
  * or PAIRING for DOMAIN_PAIR (until domain_join() or domain_forget_*()). */
 enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_id page,

@@ -119,7 +119,7 @@ static bool joins_new(const struct pass *p, uint32_t i)
 }
 
 /* Puts neighbouring pages that get new records into neighbouring slots; returns the pair after
- * them. Without a store the kernel owns the frames: no slots. */
+ * them. */
 static uint32_t join_run(struct pass *p, uint32_t i)
 {
 	struct domain *d = p->m->domain;
@@ -128,10 +128,6 @@ static uint32_t join_run(struct pass *p, uint32_t i)
 	slot_id first = SLOT_ID_NONE;
 	int64_t got;
 
-	if (!d->store) {
-		join_new(p, &p->pairs[i], &p->pair_pages[i], SLOT_ID_NONE);
-		return i + 1;
-	}
 	while (i + n < end && p->pair_pages[i + n].page.n == p->pair_pages[i].page.n + n && joins_new(p, i + n))
 		n++;
 	got = store_put(d->store, copies, n, slot_before(p, p->pair_pages[i].page), &first);
@@ -143,6 +139,27 @@ static uint32_t join_run(struct pass *p, uint32_t i)
 	for (uint32_t k = 0; k < (uint32_t)got; k++)
 		join_new(p, &p->pairs[i + k], &p->pair_pages[i + k], SLOT_ID(first.n + k));
 	return i + (uint32_t)got;
+}
+
+/*
+ * Without a store the kernel owns the frames, and ksmd compares bytes before it merges: what is
+ * said here is only where it is to look. To read both pages again, and hash one of them, would
+ * cost a quarter of what the daemon takes until all is merged (make bench).
+ */
+void pass_join_unread(struct pass *p, page_id page, page_id twin, uint64_t fingerprint)
+{
+	static const struct identity none;
+	const struct pair_pages pages = { page, twin, fingerprint };
+	struct domain *d = p->m->domain;
+	record_id record;
+	int r = -EAGAIN;
+
+	ledger_claim(p->env->ledger, twin, false);
+	if (twin_is_there(p, &pages))
+		r = domain_join(d, fingerprint, &none, SLOT_ID_NONE, pass_block(p), page,
+				ledger_find(p->env->ledger, twin), twin, &record);
+	if (r < 0 && r != -EEXIST)
+		domain_forget_young(d, pass_block(p), page, 1);
 }
 
 /* It is not what it was: the next pass over its guest is to find out. */

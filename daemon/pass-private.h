@@ -85,6 +85,8 @@ void pass_charge(struct pass *p, uint64_t start_nsec);
 void pass_finish(struct pass *p, int r);
 void pass_next_slice(struct pass *p);
 
+/* pass-join.c: joins a page and its twin by their fingerprint, where there is no store. */
+void pass_join_unread(struct pass *p, page_id page, page_id twin, uint64_t fingerprint);
 /* pass-join.c: compares p->pairs, joins the equal ones, and goes on with the next slice. */
 void pass_start_compare(struct pass *p);
 /* Pairs that will not be compared now wait for the next pass. */

@@ -389,7 +389,10 @@ static void offer_content(struct pass *p, struct ledger_block *b, page_id page, 
 
 	switch (domain_offer(p->m->domain, b, page, fingerprint, &record, &twin)) {
 	case DOMAIN_PAIR:
-		add_pair(p, b, page, twin, fingerprint);
+		if (p->m->domain->store)
+			add_pair(p, b, page, twin, fingerprint);
+		else
+			pass_join_unread(p, page, twin, fingerprint);
 		break;
 	case DOMAIN_LATER:
 		if (p->n_later < PASS_SLICE_PAGES)
@@ -451,11 +454,14 @@ static void offer_later(struct pass *p)
 	}
 }
 
+/* Look-ups in the trees that are under way together: each misses the cache a few times. */
+#define OFFERS_AHEAD 8
+
 static void scan_done(struct work *w)
 {
 	struct pass *p = (struct pass *)w;
 	uint64_t start = thread_cpu_nsec();
-	const struct scan_result *res = p->results;
+	const struct scan_result *res = p->results, *end = res + p->n_read;
 
 	if (p->error < 0 || p->m->gone) {
 		pass_charge(p, start);
@@ -470,8 +476,11 @@ static void scan_done(struct work *w)
 		struct ledger_block *b = pass_block(p);
 		page_id first = ledger_id(b, p->ranges[i].start);
 
-		for (uint32_t k = 0; k < p->ranges[i].n_pages; k++)
-			offer(p, b, PAGE_ID(first.n + k), res++);
+		for (uint32_t k = 0; k < p->ranges[i].n_pages; k++, res++) {
+			if (end - res > OFFERS_AHEAD)
+				domain_prefetch(p->m->domain, res[OFFERS_AHEAD].fingerprint);
+			offer(p, b, PAGE_ID(first.n + k), res);
+		}
 	}
 	pass_charge(p, start);
 	pass_then(p, p->n_pairs > 0 ? pass_start_compare : pass_next_slice);

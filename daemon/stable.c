@@ -240,6 +240,11 @@ size_t stable_find(const struct stable *s, uint64_t fingerprint, record_id *ret,
 	return n;
 }
 
+void stable_prefetch(const struct stable *s, uint64_t fingerprint)
+{
+	hashtree_prefetch(s->tree, fingerprint);
+}
+
 int stable_find_identity(const struct stable *s, uint64_t fingerprint, const struct identity *id,
 			 record_id *ret)
 {

@@ -41,6 +41,7 @@ int stable_insert(struct stable *s, uint64_t fingerprint, const struct identity 
 		  record_id *ret);
 /* Up to max records with this fingerprint. */
 size_t stable_find(const struct stable *s, uint64_t fingerprint, record_id *ret, size_t max);
+void stable_prefetch(const struct stable *s, uint64_t fingerprint);
 /* The record with this fingerprint and identity, or -ENOENT. */
 int stable_find_identity(const struct stable *s, uint64_t fingerprint, const struct identity *id,
 			 record_id *ret);

@@ -51,6 +51,11 @@ size_t unstable_find(const struct unstable *u, uint64_t fingerprint, page_id *re
 	return n;
 }
 
+void unstable_prefetch(const struct unstable *u, uint64_t fingerprint)
+{
+	hashtree_prefetch(u->tree, fingerprint);
+}
+
 uint64_t unstable_count(const struct unstable *u)
 {
 	return hashtree_count(u->tree);

@@ -30,5 +30,6 @@ int unstable_insert(struct unstable *u, uint64_t fingerprint, page_id page);
 int unstable_remove(struct unstable *u, uint32_t fingerprint_high, page_id page);
 /* Up to max pages with this fingerprint (candidates, to be compared byte by byte). */
 size_t unstable_find(const struct unstable *u, uint64_t fingerprint, page_id *ret, size_t max);
+void unstable_prefetch(const struct unstable *u, uint64_t fingerprint);
 uint64_t unstable_count(const struct unstable *u);
 uint64_t unstable_bytes(const struct unstable *u);
