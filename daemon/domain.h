@@ -26,7 +26,7 @@ struct domain {
 	char *name; /* "self:PID" for a guest alone */
 	struct domain_key key;
 	struct ledger *ledger; /* the daemon's */
-	struct unstable *unstable; /* engine zero: no trees, nothing is ever compared */
+	struct unstable *unstable; /* engine zero: no trees, nothing is ever looked for */
 	struct stable *stable;
 	char *store_name; /* of the store: for a guest alone "self:PID-START", which no other will have */
 	struct store *store; /* engine remap: the shared pages; NULL where the kernel has them */
@@ -73,10 +73,9 @@ void domain_free(struct domain *d);
 enum domain_verdict {
 	DOMAIN_UNIQUE,	  /* now in the unstable tree */
 	DOMAIN_CANDIDATE, /* equal (by fingerprint) to a shared page: *ret_record */
-	DOMAIN_PAIR,	  /* equal (by fingerprint) to *ret_twin, a page in the unstable tree; the
-			     pages are to be compared, then domain_join(), and the claim on the twin
-			     be given up */
-	DOMAIN_LATER,	  /* equal (by fingerprint) to *ret_twin, which is being compared: still YOUNG, to
+	DOMAIN_PAIR,	  /* equal (by fingerprint) to *ret_twin, a page in the unstable tree; then
+			     domain_join(), and the claim on the twin is to be given up */
+	DOMAIN_LATER,	  /* equal (by fingerprint) to *ret_twin, which another page is joining: still YOUNG, to
 			     be offered again when that is over */
 	DOMAIN_LEFT_OUT,  /* a tree refused it (too many with this fingerprint, no memory) */
 };
@@ -90,7 +89,7 @@ enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_
 /* The page was read and holds zeros. */
 void domain_offer_zeros(struct domain *d, struct ledger_block *b, page_id page);
 /*
- * Two pages were found equal byte by byte and have this identity: makes (or finds) the record,
+ * Two pages have this fingerprint, and the first has this identity: makes (or finds) the record,
  * and both become candidates. slot is the store's copy, or none.
  */
 int domain_join(struct domain *d, uint64_t fingerprint, const struct identity *id, slot_id slot,

@@ -7,7 +7,7 @@
  *   ABSENT       -                             the page map shows it present
  *   YOUNG        upper half of fingerprint     unwritten for `wait` more passes; a write starts
  *                (rehash tracker) or 0         the wait again
- *   PAIRING      as before                     the comparison with its twin
+ *   PAIRING      as before                     it joins its twin
  *   UNSTABLE     upper half of fingerprint     written; absent; matched
  *   ZEROS        -                             merged; written; absent
  *   CANDIDATE    record in the stable tree     merged; refused; written; absent
@@ -104,7 +104,7 @@ void ledger_touch(struct ledger_block *b, page_id id);
 /* YOUNG for wait more passes (at most LEDGER_WAIT_MAX). */
 void ledger_set_young(struct ledger *l, struct ledger_block *b, page_id id, unsigned wait,
 		      uint32_t word);
-/* An UNSTABLE page is claimed while it is compared with another, so that further pages equal to it can
+/* An UNSTABLE page is claimed while another one joins it, so that further pages equal to it can
  * wait for what comes of that. Of no effect on others; a change of state ends it. */
 void ledger_claim(struct ledger *l, page_id id, bool claimed);
 bool ledger_is_claimed(const struct ledger *l, page_id id);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Comparing pages that have the same fingerprint, byte by byte, and naming those that are equal.
+ * Pages that have the fingerprint of another one, on their way to be shared with it: each is read
+ * once more, for the store, and named.
  *
- * The pages are copied first, so a guest may write between our look and the merge: what is
- * found equal here is proven a duplicate, not frozen. The engine compares again.
+ * Nothing is decided here: a guest may write between our look and the merge, and its twin's may
+ * have. Bytes are compared by who merges, while the pages cannot change.
  *
  * Thread: any; everything is in the arguments.
  */
@@ -14,16 +15,19 @@
 
 #include "common/fingerprint.h"
 #include "common/units.h"
+#include "daemon/ledger.h"
 #include "daemon/process.h"
 
 struct pair {
-	const struct process *process, *twin_process;
-	hva at, twin_at;
+	page_id page, twin;
+	uint64_t fingerprint; /* of both, when they were scanned */
+	hva at; /* of the page */
 	/* Results. */
-	struct identity identity; /* of the page, when equal */
-	bool equal;
+	bool same; /* it still has that fingerprint */
+	struct identity identity; /* then */
 };
 
-/* Fills in the results; pages that cannot be read are not equal. copies is NULL or has room for n
- * pages: the first page of each pair, as it was compared. 0 or -ENOMEM. */
-int pair_compare(const struct domain_key *key, struct pair *pairs, uint32_t n, void *copies);
+/* Fills in the results of n pairs whose pages are all in this process; a page that cannot be read is not
+ * the same. copies has room for n pages: each as it was read. */
+void pair_read(const struct process *p, const struct fingerprint_seed *seed, const struct domain_key *key,
+	       struct pair *pairs, uint32_t n, uint8_t *copies);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the two files of a pass share: pass.c collects, applies, scans and offers; pass-join.c
- * compares the pairs that this gave, and joins the equal ones. All of it is the loop's, but for
+ * joins the pairs that this gave. All of it is the loop's, but for
  * the fields that a running job owns.
  */
 #pragma once
@@ -14,7 +14,7 @@
 #include "daemon/quiet.h"
 #include "daemon/scan.h"
 
-/* Pairs compared in one job; where there is a store, so many pages are copied. */
+/* Pairs whose pages are read in one job. */
 #define PAIR_BATCH_PAGES 2048U
 
 struct run {
@@ -51,22 +51,16 @@ struct pass {
 	uint32_t n_ranges, n_read;
 	struct scan_result *results;
 	struct pair *pairs;
-	struct pair_pages {
-		page_id page, twin;
-		uint64_t fingerprint;
-	} *pair_pages;
 	uint32_t n_pairs;
-	uint32_t pair_at, pair_batch; /* those that are compared now */
-	/* Pages of this block whose twins others are comparing. */
+	uint32_t pair_at, pair_batch; /* those that are read now */
+	/* Pages of this block whose twins others are about to join. */
 	struct later {
 		page_id page, twin;
 		uint64_t fingerprint;
 	} *later;
 	uint32_t n_later;
 	unsigned later_waits;
-	uint8_t *copies;	      /* of PAIR_BATCH_PAGES pages, on their way to the store */
-	struct member **twin_members; /* references held while the pairs are compared */
-	size_t n_twin_members;
+	uint8_t *copies; /* of PAIR_BATCH_PAGES pages, on their way to the store */
 	struct member_counts counts; /* being made in this pass */
 };
 
@@ -87,7 +81,7 @@ void pass_next_slice(struct pass *p);
 
 /* pass-join.c: joins a page and its twin by their fingerprint, where there is no store. */
 void pass_join_unread(struct pass *p, page_id page, page_id twin, uint64_t fingerprint);
-/* pass-join.c: compares p->pairs, joins the equal ones, and goes on with the next slice. */
-void pass_start_compare(struct pass *p);
-/* Pairs that will not be compared now wait for the next pass. */
+/* pass-join.c: reads and joins p->pairs, and goes on with the next slice. */
+void pass_start_join(struct pass *p);
+/* Pairs that will not be joined now wait for the next pass. */
 void pass_drop_pairs(struct pass *p);

@@ -3,7 +3,7 @@
 #include "common/util.h"
 #include "daemon/pass-private.h"
 
-/* At the end of a block, pages whose twins others are comparing are waited for so often. Left over,
+/* At the end of a block, pages whose twins others are joining are waited for so often. Left over,
  * they are read again in the next pass. */
 #define LATER_WAITS 100U
 #define LATER_USEC  (2 * USEC_PER_MSEC)
@@ -19,7 +19,6 @@ static void pass_free(struct pass *p)
 	free(p->ranges);
 	free(p->results);
 	free(p->pairs);
-	free(p->pair_pages);
 	free(p->later);
 	free(p->copies);
 	free(p);
@@ -31,11 +30,10 @@ static bool alloc_buffers(struct pass *p)
 	p->ranges = malloc(PASS_SLICE_PAGES * sizeof(*p->ranges));
 	p->results = malloc(PASS_SLICE_PAGES * sizeof(*p->results));
 	p->pairs = malloc(PASS_SLICE_PAGES * sizeof(*p->pairs));
-	p->pair_pages = malloc(PASS_SLICE_PAGES * sizeof(*p->pair_pages));
 	p->later = malloc(PASS_SLICE_PAGES * sizeof(*p->later));
 	if (p->m->domain->store)
 		p->copies = malloc(PAIR_BATCH_PAGES * PAGE_BYTES);
-	return p->ranges && p->results && p->pairs && p->pair_pages && p->later &&
+	return p->ranges && p->results && p->pairs && p->later &&
 	       (p->copies || !p->m->domain->store);
 }
 
@@ -201,7 +199,7 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 		want_read(p, i);
 		return;
 	}
-	if (s == PAGE_STATE_PAIRING) /* another member's job compares it; join looks again */
+	if (s == PAGE_STATE_PAIRING) /* being joined, which looks at what it is */
 		return;
 	wait = member_wait_steps(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec : policy->min_age_usec,
 				 p->env->interval_usec, p->step_passes);
@@ -374,14 +372,6 @@ static bool compared_ripe(struct pass *p, struct ledger_block *b, page_id page, 
 	return false;
 }
 
-static void add_pair(struct pass *p, struct ledger_block *b, page_id page, page_id twin,
-		     uint64_t fingerprint)
-{
-	/* The twin's part is filled in when they are compared. */
-	p->pairs[p->n_pairs] = (struct pair){ .process = p->m->process, .at = ledger_hva(b, page) };
-	p->pair_pages[p->n_pairs++] = (struct pair_pages){ page, twin, fingerprint };
-}
-
 static void offer_content(struct pass *p, struct ledger_block *b, page_id page, uint64_t fingerprint)
 {
 	record_id record;
@@ -390,7 +380,7 @@ static void offer_content(struct pass *p, struct ledger_block *b, page_id page, 
 	switch (domain_offer(p->m->domain, b, page, fingerprint, &record, &twin)) {
 	case DOMAIN_PAIR:
 		if (p->m->domain->store)
-			add_pair(p, b, page, twin, fingerprint);
+			p->pairs[p->n_pairs++] = (struct pair){ page, twin, fingerprint, .at = ledger_hva(b, page) };
 		else
 			pass_join_unread(p, page, twin, fingerprint);
 		break;
@@ -422,7 +412,7 @@ static void offer(struct pass *p, struct ledger_block *b, page_id page, const st
 		offer_content(p, b, page, res->fingerprint);
 }
 
-/* The record that the comparison with the twin gave. Should the twin have become another page's equal
+/* The record that the twin has got. Should the twin have become another page's equal
  * by now, the engine, which compares bytes, refuses this one. */
 static bool join_twin(struct pass *p, const struct later *later)
 {
@@ -438,7 +428,7 @@ static bool join_twin(struct pass *p, const struct later *later)
 	return true;
 }
 
-/* Those whose twins are still being compared stay for the next time. */
+/* Those whose twins are still being joined stay for the next time. */
 static void offer_later(struct pass *p)
 {
 	uint32_t n = p->n_later;
@@ -483,7 +473,7 @@ static void scan_done(struct work *w)
 		}
 	}
 	pass_charge(p, start);
-	pass_then(p, p->n_pairs > 0 ? pass_start_compare : pass_next_slice);
+	pass_then(p, p->n_pairs > 0 ? pass_start_join : pass_next_slice);
 }
 
 static void start_scan(struct pass *p)
@@ -493,14 +483,14 @@ static void start_scan(struct pass *p)
 
 /* --- slices ----------------------------------------------------------------------------- */
 
-/* Deals with pages that wait for others' comparisons; false: the pass may go on. */
+/* Deals with pages that wait for their twins; false: the pass may go on. */
 static bool settle_later(struct pass *p)
 {
 	if (p->n_later == 0)
 		return false;
 	offer_later(p);
 	if (p->n_pairs > 0) {
-		pass_then(p, pass_start_compare);
+		pass_then(p, pass_start_join);
 		return true;
 	}
 	if (p->n_later == 0 || p->at + p->n_pages < pass_block(p)->n_pages)

@@ -9,8 +9,8 @@
  *   apply   (loop)    runs -> ledger; which pages to read
  *   scan    (worker)  read, fingerprint
  *   offer   (loop)    fingerprints -> trees; which pages have a twin
- *   compare (worker)  twins byte by byte, identity of equal ones
- *   join    (loop)    equal twins -> records, candidates
+ *   read    (worker)  a page that has a twin once more, for the store, and its identity
+ *   join    (loop)    twins -> records, candidates
  *
  * The budget is asked before each job and charged after it, so a pass stretches over as much
  * time as it is allowed to take. Pages are read only when their state asks for it: with the wp

@@ -28,7 +28,7 @@ void unstable_free(struct unstable *u);
 int unstable_insert(struct unstable *u, uint64_t fingerprint, page_id page);
 /* The page was written or went away; fingerprint_high is the ledger's word. 0 or -ENOENT. */
 int unstable_remove(struct unstable *u, uint32_t fingerprint_high, page_id page);
-/* Up to max pages with this fingerprint (candidates, to be compared byte by byte). */
+/* Up to max pages with this fingerprint; whether they are equal only their bytes tell. */
 size_t unstable_find(const struct unstable *u, uint64_t fingerprint, page_id *ret, size_t max);
 void unstable_prefetch(const struct unstable *u, uint64_t fingerprint);
 uint64_t unstable_count(const struct unstable *u);
