@@ -7,7 +7,7 @@
  *   ABSENT       -                             the page map shows it present
  *   YOUNG        upper half of fingerprint     unwritten for `wait` more passes; a write starts
  *                (rehash tracker) or 0         the wait again
- *   PAIRING      as before                     it joins its twin
+ *   PAIRING      as before                     it joins its twin, or is not to
  *   UNSTABLE     upper half of fingerprint     written; absent; matched
  *   ZEROS        -                             merged; written; absent
  *   CANDIDATE    record in the stable tree     merged; refused; written; absent

@@ -103,8 +103,7 @@ static bool joins_new(const struct pass *p, const struct pair *pair)
 	       stable_find_identity(p->m->domain->stable, pair->fingerprint, &pair->identity, &record) < 0;
 }
 
-/* Puts neighbouring pages that get new records into neighbouring slots; returns the pair after
- * them. */
+/* Puts neighbouring pages that get new records into neighbouring slots; returns the pair after them. */
 static uint32_t join_run(struct pass *p, uint32_t i)
 {
 	struct domain *d = p->m->domain;

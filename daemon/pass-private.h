@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the two files of a pass share: pass.c collects, applies, scans and offers; pass-join.c
- * joins the pairs that this gave. All of it is the loop's, but for
- * the fields that a running job owns.
+ * joins the pairs that this gave. All of it is the loop's, but for the fields that a running job
+ * owns.
  */
 #pragma once
 

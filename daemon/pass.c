@@ -412,8 +412,8 @@ static void offer(struct pass *p, struct ledger_block *b, page_id page, const st
 		offer_content(p, b, page, res->fingerprint);
 }
 
-/* The record that the twin has got. Should the twin have become another page's equal
- * by now, the engine, which compares bytes, refuses this one. */
+/* The record that the twin has got. Should the twin have become another page's equal by now, the engine,
+ * which compares bytes, refuses this one. */
 static bool join_twin(struct pass *p, const struct later *later)
 {
 	const struct ledger *l = p->env->ledger;

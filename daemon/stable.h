@@ -3,8 +3,8 @@
  * Stable tree of one trust domain: the pages that are shared now, by identity.
  *
  * A shared page is a record: its identity (SHA-256 keyed by the domain), its slot in the store
- * (none under engine ksm, where the kernel owns the frame) and its number of sharers. Which
- * guest pages are sharers is known to the ledger (its word of a shared page is the record's
+ * (neither under engine ksm, where the kernel owns the frame and compares) and its number of
+ * sharers. Which guest pages are sharers is known to the ledger (its word of a shared page is the record's
  * index); so a sharer costs nothing here, and a record at most 64 bytes, tree included.
  *
  * Looked up by fingerprint first; where several records have the same fingerprint the

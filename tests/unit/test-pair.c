@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Reads memory of this very process. */
+#include "tests/unit/unit.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon/pair.h"
+
+/* More than are read at a time. */
+#define PAGES 150U
+
+static const struct domain_key key = { { 1, 2, 3 } };
+
+struct memory {
+	struct process process;
+	struct fingerprint_seed seed;
+	uint8_t *pages, *copies;
+	struct pair pairs[PAGES];
+};
+
+/* Every page is the one of a pair, in order but for the last, which comes first. */
+static uint32_t page_of(uint32_t pair)
+{
+	return (pair + PAGES - 1) % PAGES;
+}
+
+static int memory_setup(void **state)
+{
+	struct memory *m = calloc(1, sizeof(*m));
+
+	assert_non_null(m);
+	fingerprint_seed_init(&m->seed);
+	assert_int_equal(process_open(&m->process, getpid()), 0);
+	m->copies = malloc(PAGES * PAGE_BYTES);
+	assert_non_null(m->copies);
+	m->pages = mmap(NULL, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(m->pages, MAP_FAILED);
+	for (uint32_t i = 0; i < PAGES * PAGE_BYTES; i++)
+		m->pages[i] = (uint8_t)(i / PAGE_BYTES * 7 + i % 251);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		uint8_t *page = m->pages + page_of(i) * PAGE_BYTES;
+
+		m->pairs[i] = (struct pair){ .fingerprint = fingerprint_page(&m->seed, page), .at = HVA(page) };
+	}
+	*state = m;
+	return 0;
+}
+
+static int memory_teardown(void **state)
+{
+	struct memory *m = *state;
+
+	munmap(m->pages, PAGES * PAGE_BYTES);
+	process_close(&m->process);
+	free(m->copies);
+	free(m);
+	return 0;
+}
+
+static void expect_same(const struct memory *m, uint32_t pair)
+{
+	const uint8_t *page = m->pages + page_of(pair) * PAGE_BYTES;
+	struct identity identity;
+
+	assert_true(m->pairs[pair].same);
+	assert_memory_equal(m->copies + pair * PAGE_BYTES, page, PAGE_BYTES);
+	assert_int_equal(identity_of_page(&key, page, &identity), 0);
+	assert_memory_equal(&m->pairs[pair].identity, &identity, sizeof(identity));
+}
+
+static void pages_are_copied_and_named(void **state)
+{
+	struct memory *m = *state;
+
+	pair_read(&m->process, &m->seed, &key, m->pairs, PAGES, m->copies);
+	for (uint32_t i = 0; i < PAGES; i++)
+		expect_same(m, i);
+}
+
+/* Written since the scan, or gone: only these are not what they were. */
+static void changed_pages_are_told(void **state)
+{
+	struct memory *m = *state;
+
+	m->pages[40 * PAGE_BYTES + 4095] ^= 1;
+	assert_int_equal(mprotect(m->pages + 50 * PAGE_BYTES, 2 * PAGE_BYTES, PROT_NONE), 0);
+	assert_int_equal(mprotect(m->pages + (PAGES - 1) * PAGE_BYTES, PAGE_BYTES, PROT_NONE), 0);
+	pair_read(&m->process, &m->seed, &key, m->pairs, PAGES, m->copies);
+	for (uint32_t i = 0; i < PAGES; i++) {
+		uint32_t page = page_of(i);
+
+		if (page == 40 || page == 50 || page == 51 || page == PAGES - 1)
+			assert_false(m->pairs[i].same);
+		else
+			expect_same(m, i);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(pages_are_copied_and_named, memory_setup, memory_teardown),
+		cmocka_unit_test_setup_teardown(changed_pages_are_told, memory_setup, memory_teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
