@@ -90,7 +90,7 @@ enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_
 void domain_offer_zeros(struct domain *d, struct ledger_block *b, page_id page);
 /*
  * Two pages have this fingerprint, and the first has this identity: makes (or finds) the record,
- * and both become candidates. slot is the store's copy, or none.
+ * and both become candidates. slot is the store's copy; without a store neither that nor an identity.
  */
 int domain_join(struct domain *d, uint64_t fingerprint, const struct identity *id, slot_id slot,
 		struct ledger_block *b1, page_id p1, struct ledger_block *b2, page_id p2,

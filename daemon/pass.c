@@ -199,7 +199,7 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 		want_read(p, i);
 		return;
 	}
-	if (s == PAGE_STATE_PAIRING) /* being joined, which looks at what it is */
+	if (s == PAGE_STATE_PAIRING) /* is being joined: the engine finds out */
 		return;
 	wait = member_wait_steps(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec : policy->min_age_usec,
 				 p->env->interval_usec, p->step_passes);

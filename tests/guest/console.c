@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/reboot.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -98,4 +99,19 @@ char *console_read(bool wait)
 		if (n > 0)
 			n_pending += (size_t)n;
 	}
+}
+
+void console_end(void)
+{
+	if (getpid() == 1) {
+		sync();
+		reboot(RB_POWER_OFF);
+	}
+	_exit(0);
+}
+
+void console_fail(const char *what)
+{
+	console_say("fatal %s: %s", what, strerror(errno));
+	console_end();
 }

@@ -24,3 +24,8 @@ void console_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * until there is one. A line that is too long is cut. The end of input reads as "quit".
  */
 char *console_read(bool wait);
+
+/* The guest ends: power off, or the process exits. */
+void console_end(void) __attribute__((noreturn));
+/* The same after a last line that says what went wrong, by errno. */
+void console_fail(const char *what) __attribute__((noreturn));
