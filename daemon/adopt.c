@@ -24,11 +24,8 @@ struct adopt {
 	slot_id first;
 	uint32_t n;
 	uint8_t *pages;
-	struct known {
-		uint64_t fingerprint;
-		struct identity identity;
-		bool readable;
-	} *known;
+	uint64_t *fingerprints;
+	bool readable;
 };
 
 static void start_piece(struct adopt *a);
@@ -38,23 +35,18 @@ static void finish(struct adopt *a)
 	(void)sd_event_source_disable_unref(a->timer);
 	a->done(a->d, a->n_adopted, a->userdata);
 	free(a->pages);
-	free(a->known);
+	free(a->fingerprints);
 	free(a);
 }
 
 static void piece_run(struct work *w)
 {
 	struct adopt *a = (struct adopt *)w;
-	bool readable = store_read(a->d->store, a->first, a->n, a->pages) == 0;
 
+	a->readable = store_read(a->d->store, a->first, a->n, a->pages) == 0;
 	FAULT_POINT("adopt-piece");
-	for (uint32_t i = 0; i < a->n; i++) {
-		const uint8_t *page = a->pages + (size_t)i * PAGE_BYTES;
-		struct known *k = &a->known[i];
-
-		k->readable = readable && identity_of_page(&a->d->key, page, &k->identity) == 0;
-		k->fingerprint = k->readable ? fingerprint_page(&a->env->seed, page) : 0;
-	}
+	for (uint32_t i = 0; a->readable && i < a->n; i++)
+		a->fingerprints[i] = fingerprint_page(&a->d->seed, a->pages + (size_t)i * PAGE_BYTES);
 }
 
 static void piece_done(struct work *w)
@@ -64,10 +56,8 @@ static void piece_done(struct work *w)
 	record_id record;
 
 	/* What gets no record is not joined by others, and freed when nobody maps it. */
-	for (uint32_t i = 0; i < a->n; i++)
-		if (a->known[i].readable &&
-		    stable_insert(a->d->stable, a->known[i].fingerprint, &a->known[i].identity,
-				  SLOT_ID(a->first.n + i), &record) == 0)
+	for (uint32_t i = 0; a->readable && i < a->n; i++)
+		if (stable_insert(a->d->stable, a->fingerprints[i], SLOT_ID(a->first.n + i), &record) == 0)
 			a->n_adopted++;
 	a->at = a->first.n + a->n;
 	budget_charge(a->env->cpu, w->cpu_nsec + thread_cpu_nsec() - start, now_usec());
@@ -126,12 +116,12 @@ int adopt_start(const struct pass_env *env, struct domain *d, adopt_done_fn *don
 		return -ENOMEM;
 	*a = (struct adopt){ .env = env, .d = d, .done = done, .userdata = userdata };
 	a->pages = malloc((size_t)PIECE_PAGES * PAGE_BYTES);
-	a->known = calloc(PIECE_PAGES, sizeof(*a->known));
-	if (a->pages && a->known)
+	a->fingerprints = calloc(PIECE_PAGES, sizeof(*a->fingerprints));
+	if (a->pages && a->fingerprints)
 		r = wait_usec(a, 0);
 	if (r < 0) {
 		free(a->pages);
-		free(a->known);
+		free(a->fingerprints);
 		free(a);
 		return r;
 	}

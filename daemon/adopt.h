@@ -3,8 +3,8 @@
  * Adoption: what guests share in the store of an earlier daemon is known again to the domain that
  * has taken the store over (stores.h).
  *
- *   adopt_start()  reads each slot in use, and makes a record of it: fingerprint and identity come
- *                  from its bytes, nothing else is believed. Until that is done no member of the
+ *   adopt_start()  reads each slot in use, and makes a record of it: the fingerprint comes from its
+ *                  bytes, nothing else is believed. Until that is done no member of the
  *                  domain is read or merged. Of two slots with the same bytes (a daemon was
  *                  killed between two passes) one gets a record.
  *   adopt_member() counts as sharers the pages of a member that map slots, by what its mappings

@@ -7,8 +7,7 @@
 /* How long a page is left alone that a tree had no room for: it may fit later. */
 #define LEFT_OUT_WAIT LEDGER_WAIT_MAX
 
-int domain_new(struct ledger *l, const char *name, const struct domain_key *key,
-	       enum policy_engine engine, struct domain **ret)
+int domain_new(struct ledger *l, const char *name, enum policy_engine engine, struct domain **ret)
 {
 	struct domain *d = calloc(1, sizeof(*d));
 	int r = -ENOMEM;
@@ -16,7 +15,7 @@ int domain_new(struct ledger *l, const char *name, const struct domain_key *key,
 	if (!d)
 		return r;
 	d->ledger = l;
-	d->key = *key;
+	fingerprint_seed_init(&d->seed);
 	d->engine = engine;
 	d->name = strdup(name);
 	if (d->name)
@@ -109,9 +108,8 @@ enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_
 		ledger_set(d->ledger, b, page, PAGE_STATE_UNSTABLE, (uint32_t)(fingerprint >> 32));
 		return DOMAIN_UNIQUE;
 	}
-	/* With several records of one fingerprint (a collision) the first is tried; the engine
-	 * compares bytes and refuses the page if it is another one's. */
-	if (stable_find(d->stable, fingerprint, &record, 1) > 0) {
+	/* The engine compares bytes, and refuses the page if they are others. */
+	if (stable_find(d->stable, fingerprint, &record)) {
 		domain_make_candidate(d, b, page, record);
 		*ret_record = record;
 		return DOMAIN_CANDIDATE;
@@ -142,12 +140,11 @@ void domain_offer_zeros(struct domain *d, struct ledger_block *b, page_id page)
 	d->offered++;
 }
 
-int domain_join(struct domain *d, uint64_t fingerprint, const struct identity *id, slot_id slot,
-		struct ledger_block *b1, page_id p1, struct ledger_block *b2, page_id p2,
-		record_id *ret)
+int domain_join(struct domain *d, uint64_t fingerprint, slot_id slot, struct ledger_block *b1, page_id p1,
+		struct ledger_block *b2, page_id p2, record_id *ret)
 {
 	record_id record;
-	int r = stable_insert(d->stable, fingerprint, id, slot, &record);
+	int r = stable_insert(d->stable, fingerprint, slot, &record);
 
 	if (r < 0 && r != -EEXIST)
 		return r;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Trust domain: the set of guests that may share pages with each other, and the trees that
- * serve it. Pages of different domains never meet: each domain has its own key, trees and
- * store, and nothing here takes two domains.
+ * serve it. Pages of different domains never meet: each domain has its own trees and store, nothing
+ * here takes two domains, and fingerprints are keyed by the domain, so that equal pages of two have
+ * nothing in common that could be found.
  *
  * A page that was read comes in by domain_offer(); what became of it goes back through the
  * ledger. Owned by the daemon's loop.
@@ -24,7 +25,7 @@ struct store;
 
 struct domain {
 	char *name; /* "self:PID" for a guest alone */
-	struct domain_key key;
+	struct fingerprint_seed seed; /* its own, and this daemon's */
 	struct ledger *ledger; /* the daemon's */
 	struct unstable *unstable; /* engine zero: no trees, nothing is ever looked for */
 	struct stable *stable;
@@ -66,8 +67,7 @@ struct domain {
 	struct domain *next;
 };
 
-int domain_new(struct ledger *l, const char *name, const struct domain_key *key,
-	       enum policy_engine engine, struct domain **ret);
+int domain_new(struct ledger *l, const char *name, enum policy_engine engine, struct domain **ret);
 void domain_free(struct domain *d);
 
 enum domain_verdict {
@@ -88,13 +88,10 @@ enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_
 				 uint64_t fingerprint, record_id *ret_record, page_id *ret_twin);
 /* The page was read and holds zeros. */
 void domain_offer_zeros(struct domain *d, struct ledger_block *b, page_id page);
-/*
- * Two pages have this fingerprint, and the first has this identity: makes (or finds) the record,
- * and both become candidates. slot is the store's copy; without a store neither that nor an identity.
- */
-int domain_join(struct domain *d, uint64_t fingerprint, const struct identity *id, slot_id slot,
-		struct ledger_block *b1, page_id p1, struct ledger_block *b2, page_id p2,
-		record_id *ret);
+/* Two pages have this fingerprint: makes (or finds) the record, and both become candidates. slot is the
+ * store's copy, SLOT_ID_NONE without a store. */
+int domain_join(struct domain *d, uint64_t fingerprint, slot_id slot, struct ledger_block *b1, page_id p1,
+		struct ledger_block *b2, page_id p2, record_id *ret);
 /* The page equals this record's: it waits for the engine. */
 void domain_make_candidate(struct domain *d, struct ledger_block *b, page_id page, record_id r);
 /* Takes the page out of the trees and makes it YOUNG with this wait, or ABSENT. The page was

@@ -396,9 +396,8 @@ static int on_progress(sd_event_source *s, uint64_t usec _unused_, void *userdat
 	return 0;
 }
 
-int estimate_start(sd_event *event, struct work_pool *pool, const struct fingerprint_seed *seed,
-		   const pid_t *pids, size_t n, struct estimate_group *groups, size_t n_groups,
-		   estimate_progress_fn *progress, estimate_done_fn *done, void *userdata,
+int estimate_start(sd_event *event, struct work_pool *pool, const pid_t *pids, size_t n,
+		   struct estimate_group *groups, size_t n_groups, estimate_progress_fn *progress, estimate_done_fn *done, void *userdata,
 		   struct estimate **ret)
 {
 	struct estimate *e;
@@ -411,7 +410,7 @@ int estimate_start(sd_event *event, struct work_pool *pool, const struct fingerp
 		return -ENOMEM;
 	e->event = event;
 	e->pool = pool;
-	e->seed = *seed;
+	fingerprint_seed_init(&e->seed);
 	e->progress = progress;
 	e->done = done;
 	e->userdata = userdata;

@@ -54,12 +54,9 @@ static int open_store(struct manager *mgr, struct domain *d)
 static int make_domain(struct manager *mgr, const char *name, const char *store_name,
 		       enum policy_engine engine, struct domain **ret)
 {
-	struct domain_key key;
 	struct domain *d;
-	int r = domain_key_derive(mgr->secret, sizeof(mgr->secret), name, &key);
+	int r = domain_new(mgr->ledger, name, engine, &d);
 
-	if (r >= 0)
-		r = domain_new(mgr->ledger, name, &key, engine, &d);
 	if (r < 0)
 		return r;
 	d->store_name = strdup(store_name);

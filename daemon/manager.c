@@ -3,10 +3,8 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
-#include "common/io.h"
 #include "common/kernel.h"
 #include "common/log.h"
 #include "common/util.h"
@@ -28,29 +26,6 @@
 #define PRESSURE_LOOK_USEC (5 * USEC_PER_SEC)
 
 /* --- set up ------------------------------------------------------------------------ */
-
-/* The secret outlives us, so that domains keep their keys: a file that only root can read. */
-static int load_secret(struct manager *mgr)
-{
-	_cleanup_free_ char *path = NULL;
-	_cleanup_close_ int fd = -1;
-	int r;
-
-	if (asprintf(&path, "%s/secret", mgr->config->state_directory) < 0)
-		return -ENOMEM;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd >= 0 && io_read_full(fd, mgr->secret, sizeof(mgr->secret)) == 0)
-		return 0;
-	close_fdp(&fd);
-	if (getrandom(mgr->secret, sizeof(mgr->secret), 0) != sizeof(mgr->secret))
-		return -EIO;
-	(void)unlink(path);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
-	if (fd < 0)
-		return -errno;
-	r = io_write_full(fd, mgr->secret, sizeof(mgr->secret));
-	return r < 0 ? r : 0;
-}
 
 /* An eighth of a second's worth of copies may follow a rest at once. */
 static void set_giveback_rate(struct manager *mgr)
@@ -171,9 +146,6 @@ static int open_state(struct manager *mgr)
 
 	if (mkdir(mgr->config->state_directory, 0700) < 0 && errno != EEXIST)
 		return -errno;
-	r = load_secret(mgr);
-	if (r < 0)
-		return r;
 	mgr->guests_fd = kept_open_dir(mgr->config->state_directory);
 	if (mgr->guests_fd < 0)
 		return mgr->guests_fd;
@@ -225,7 +197,6 @@ static int set_up(struct manager *mgr, char ret_reason[MANAGER_REASON_MAX])
 		.stopping = &mgr->stopping,
 	};
 	turns_init(&mgr->turns, TURN_AHEAD_NSEC, TURN_BEHIND_NSEC);
-	fingerprint_seed_init(&mgr->pass_env.seed);
 	set_budgets(mgr, true);
 	r = open_ksm(mgr);
 	if (r >= 0)

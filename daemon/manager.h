@@ -46,7 +46,6 @@ struct manager {
 	struct work_pool *pool;
 	struct ledger *ledger;
 	uint64_t started_usec;
-	uint8_t secret[32]; /* of this host; the domains' keys are derived from it */
 
 	struct config *config;
 	struct ksm ksm;

@@ -284,8 +284,7 @@ static void on_looked(struct guest *g _unused_, int r _unused_, const char *reas
 	for (size_t i = 0; r == 0 && i < a->n; i++)
 		a->pids[i] = a->guests[i].pid;
 	if (r == 0)
-		r = estimate_start(a->mgr->event, a->mgr->pool, &a->mgr->pass_env.seed, a->pids, a->n,
-				   a->groups, a->n_groups,
+		r = estimate_start(a->mgr->event, a->mgr->pool, a->pids, a->n, a->groups, a->n_groups,
 				   control_call_wants_more(a->call) ? on_progress : NULL, on_done, a,
 				   &a->estimate);
 	if (r == 0) {

@@ -31,8 +31,8 @@ static void copy_pages(const struct process *p, const struct pair *pairs, unsign
 	}
 }
 
-void pair_read(const struct process *p, const struct fingerprint_seed *seed, const struct domain_key *key,
-	       struct pair *pairs, uint32_t n, uint8_t *copies)
+void pair_read(const struct process *p, const struct fingerprint_seed *seed, struct pair *pairs, uint32_t n,
+	       uint8_t *copies)
 {
 	for (uint32_t at = 0; at < n; at += BATCH) {
 		unsigned k = MIN(n - at, BATCH);
@@ -43,8 +43,7 @@ void pair_read(const struct process *p, const struct fingerprint_seed *seed, con
 			const uint8_t *page = copies + (size_t)(at + i) * PAGE_BYTES;
 			struct pair *pair = &pairs[at + i];
 
-			pair->same = ok[i] && fingerprint_page(seed, page) == pair->fingerprint &&
-				     identity_of_page(key, page, &pair->identity) == 0;
+			pair->same = ok[i] && fingerprint_page(seed, page) == pair->fingerprint;
 		}
 	}
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Pages that have the fingerprint of another one, on their way to be shared with it: each is read
- * once more, for the store, and named.
+ * once more, for the store.
  *
  * Nothing is decided here: a guest may write between our look and the merge, and its twin's may
  * have. Bytes are compared by who merges, while the pages cannot change.
@@ -22,12 +22,11 @@ struct pair {
 	page_id page, twin;
 	uint64_t fingerprint; /* of both, when they were scanned */
 	hva at; /* of the page */
-	/* Results. */
+	/* Result. */
 	bool same; /* it still has that fingerprint */
-	struct identity identity; /* then */
 };
 
 /* Fills in the results of n pairs whose pages are all in this process; a page that cannot be read is not
  * the same. copies has room for n pages: each as it was read. */
-void pair_read(const struct process *p, const struct fingerprint_seed *seed, const struct domain_key *key,
-	       struct pair *pairs, uint32_t n, uint8_t *copies);
+void pair_read(const struct process *p, const struct fingerprint_seed *seed, struct pair *pairs, uint32_t n,
+	       uint8_t *copies);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The last steps of a pass's slice: a page that has the fingerprint of another one joins it. Both
- * become candidates of one record. Where the domain has a store, a worker reads the page once more,
- * names it, and it gets a slot that holds its content. Nothing here touches a guest.
+ * become candidates of one record. Where the domain has a store, a worker reads the page once more, and it
+ * gets a slot that holds its content. Nothing here touches a guest.
  *
  * Bytes are not compared with the twin's: the engine does that while the pages cannot change. A twin
  * that was written meanwhile costs a slot with one sharer.
@@ -33,8 +33,7 @@ static void read_run(struct work *w)
 {
 	struct pass *p = (struct pass *)w;
 
-	pair_read(p->m->process, &p->env->seed, &p->m->domain->key, p->pairs + p->pair_at, p->pair_batch,
-		  p->copies);
+	pair_read(p->m->process, &p->m->domain->seed, p->pairs + p->pair_at, p->pair_batch, p->copies);
 }
 
 /* Its guest may have left, and the number be another domain's by now. */
@@ -53,7 +52,7 @@ static bool join_known(struct pass *p, const struct pair *pair)
 {
 	record_id record;
 
-	if (stable_find_identity(p->m->domain->stable, pair->fingerprint, &pair->identity, &record) < 0)
+	if (!stable_find(p->m->domain->stable, pair->fingerprint, &record))
 		return false;
 	domain_make_candidate(p->m->domain, pass_block(p), pair->page, record);
 	return true;
@@ -68,8 +67,8 @@ static void join_new(struct pass *p, const struct pair *pair, slot_id slot)
 
 	/* A page that two pairs of this batch hold gets one record, and one slot. */
 	if (!join_known(p, pair) && twin_is_there(p, pair->twin, pair->fingerprint))
-		r = domain_join(d, pair->fingerprint, &pair->identity, slot, pass_block(p), pair->page,
-				ledger_find(l, pair->twin), pair->twin, &record);
+		r = domain_join(d, pair->fingerprint, slot, pass_block(p), pair->page, ledger_find(l, pair->twin),
+				pair->twin, &record);
 	if (r == 0)
 		return;
 	if (!slot_id_is_none(slot))
@@ -100,7 +99,7 @@ static bool joins_new(const struct pass *p, const struct pair *pair)
 	record_id record;
 
 	return pair->same && twin_is_there(p, pair->twin, pair->fingerprint) &&
-	       stable_find_identity(p->m->domain->stable, pair->fingerprint, &pair->identity, &record) < 0;
+	       !stable_find(p->m->domain->stable, pair->fingerprint, &record);
 }
 
 /* Puts neighbouring pages that get new records into neighbouring slots; returns the pair after them. */
@@ -126,20 +125,18 @@ static uint32_t join_run(struct pass *p, uint32_t i)
 }
 
 /*
- * Without a store the kernel owns the frames: what is said here is only where ksmd is to look. To
- * read these pages again, and to name them, would be a quarter of what the daemon takes until all
- * is merged (make bench).
+ * Without a store the kernel owns the frames: what is said here is only where ksmd is to look. These
+ * pages need not be read again.
  */
 void pass_join_unread(struct pass *p, page_id page, page_id twin, uint64_t fingerprint)
 {
-	static const struct identity none;
 	struct domain *d = p->m->domain;
 	record_id record;
 	int r = -EAGAIN;
 
 	release_twin(p, twin);
 	if (twin_is_there(p, twin, fingerprint))
-		r = domain_join(d, fingerprint, &none, SLOT_ID_NONE, pass_block(p), page,
+		r = domain_join(d, fingerprint, SLOT_ID_NONE, pass_block(p), page,
 				ledger_find(p->env->ledger, twin), twin, &record);
 	if (r < 0 && r != -EEXIST)
 		domain_forget_young(d, pass_block(p), page, 1);

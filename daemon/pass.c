@@ -343,7 +343,7 @@ static void scan_run(struct work *w)
 	int64_t n;
 
 	FAULT_POINT("pass-scan");
-	n = scan_pages(p->m->process, &p->env->seed, p->ranges, p->n_ranges, p->results);
+	n = scan_pages(p->m->process, &p->m->domain->seed, p->ranges, p->n_ranges, p->results);
 
 	p->error = n < 0 ? (int)n : 0;
 }

@@ -9,7 +9,7 @@
  *   apply   (loop)    runs -> ledger; which pages to read
  *   scan    (worker)  read, fingerprint
  *   offer   (loop)    fingerprints -> trees; which pages have a twin
- *   read    (worker)  a page that has a twin once more, for the store, and its identity
+ *   read    (worker)  a page that has a twin once more, for the store
  *   join    (loop)    twins -> records, candidates
  *
  * The budget is asked before each job and charged after it, so a pass stretches over as much
@@ -23,7 +23,6 @@
 #include <stdint.h>
 #include <systemd/sd-event.h>
 
-#include "common/fingerprint.h"
 #include "daemon/budget.h"
 #include "daemon/member.h"
 #include "daemon/turns.h"
@@ -34,7 +33,6 @@ struct pass_env {
 	sd_event *event;
 	struct work_pool *pool;
 	struct ledger *ledger;
-	struct fingerprint_seed seed;
 	struct budget *cpu;	  /* nanoseconds of CPU */
 	struct budget *reads;	  /* pages */
 	struct turns *turns;	  /* among passes, while either is short */

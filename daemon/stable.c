@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Records lie in slabs of 1024, which is eleven pages exactly, and never move: the ledger
+ * Records lie in slabs of 1024, which is three pages exactly, and never move: the ledger
  * holds their numbers. A new record goes to the lowest slab with room, so that after many were
  * freed the upper slabs run empty and go back to the kernel; one empty slab is kept, lest a single
  * record come and go with its slab each time.
@@ -22,7 +22,6 @@
 #define LIST_END     UINT16_MAX
 
 struct record {
-	struct identity id;
 	slot_id slot;
 	uint32_t sharers;
 	uint32_t high; /* upper half of the fingerprint; of a free one: next free in the slab */
@@ -46,7 +45,7 @@ struct stable {
 };
 
 #define SLAB_BYTES (SLAB_RECORDS * sizeof(struct record))
-static_assert(sizeof(struct record) == 44, "a shared page costs 44 bytes and its tree entry");
+static_assert(sizeof(struct record) == 12, "a shared page costs 12 bytes and its tree entry");
 static_assert(SLAB_BYTES % PAGE_BYTES == 0, "slabs waste nothing");
 
 /* --- records ---------------------------------------------------------------- */
@@ -230,14 +229,9 @@ void stable_free(struct stable *s)
 	free(s);
 }
 
-size_t stable_find(const struct stable *s, uint64_t fingerprint, record_id *ret, size_t max)
+bool stable_find(const struct stable *s, uint64_t fingerprint, record_id *ret)
 {
-	uint32_t values[HASHTREE_EQUAL_MAX];
-	size_t n = hashtree_find(s->tree, fingerprint, values, MIN(max, ARRAY_SIZE(values)));
-
-	for (size_t i = 0; i < n; i++)
-		ret[i] = RECORD_ID(values[i]);
-	return n;
+	return hashtree_find(s->tree, fingerprint, &ret->n, 1) > 0;
 }
 
 void stable_prefetch(const struct stable *s, uint64_t fingerprint)
@@ -245,33 +239,17 @@ void stable_prefetch(const struct stable *s, uint64_t fingerprint)
 	hashtree_prefetch(s->tree, fingerprint);
 }
 
-int stable_find_identity(const struct stable *s, uint64_t fingerprint, const struct identity *id,
-			 record_id *ret)
-{
-	record_id found[HASHTREE_EQUAL_MAX];
-	size_t n = stable_find(s, fingerprint, found, ARRAY_SIZE(found));
-
-	for (size_t i = 0; i < n; i++)
-		if (memcmp(id, stable_identity(s, found[i]), sizeof(*id)) == 0) {
-			*ret = found[i];
-			return 0;
-		}
-	return -ENOENT;
-}
-
-int stable_insert(struct stable *s, uint64_t fingerprint, const struct identity *id, slot_id slot,
-		  record_id *ret)
+int stable_insert(struct stable *s, uint64_t fingerprint, slot_id slot, record_id *ret)
 {
 	uint32_t i;
 	int r;
 
-	if (stable_find_identity(s, fingerprint, id, ret) == 0)
+	if (stable_find(s, fingerprint, ret))
 		return -EEXIST;
 	r = record_take(s, &i);
 	if (r < 0)
 		return r;
 	*record_at(s, i) = (struct record){
-		.id = *id,
 		.slot = slot,
 		.high = (uint32_t)(fingerprint >> 32),
 	};
@@ -294,11 +272,6 @@ void stable_free_record(struct stable *s, record_id r)
 	assert(e == 0);
 	(void)e;
 	record_put(s, r.n);
-}
-
-const struct identity *stable_identity(const struct stable *s, record_id r)
-{
-	return &record_live(s, r)->id;
 }
 
 slot_id stable_slot(const struct stable *s, record_id r)

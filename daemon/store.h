@@ -17,7 +17,7 @@
  * Life of the file. It lives as long as somebody has it: our descriptor, systemd's copy
  * (store_keep()), or any guest's mapping. A new daemon gets it back by store_adopt() from
  * systemd or from store_find(); what is data in the file is in use then, and the caller
- * recomputes the identities (store_next_used(), store_read()) or drops what no guest maps. A
+ * computes the fingerprints anew (store_next_used(), store_read()) or drops what no guest maps. A
  * store is known by its label, a hash of the domain's name, in the name of the file: so that it
  * never serves another domain, whatever the configuration says by then. A file that is not root's
  * own, read-only, sealed and unlinked is refused: no memory that a guest made becomes a store.

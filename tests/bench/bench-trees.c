@@ -73,26 +73,13 @@ static _noreturn_ void die(const char *what)
 
 /* --- hashes ----------------------------------------------------------------- */
 
-enum hash { HASH_FINGERPRINT, HASH_ZERO, HASH_IDENTITY, HASH_MAX };
+enum hash { HASH_FINGERPRINT, HASH_ZERO };
 
 static uint64_t hash_one(enum hash h, const uint8_t *page)
 {
 	static struct fingerprint_seed seed;
-	static const struct domain_key key = { { 1 } };
-	struct identity id;
 
-	switch (h) {
-	case HASH_FINGERPRINT:
-		return fingerprint_page(&seed, page);
-	case HASH_ZERO:
-		return page_is_zero(page);
-	case HASH_IDENTITY:
-	case HASH_MAX:
-		break;
-	}
-	if (identity_of_page(&key, page, &id) < 0)
-		die("libcrypto has no SHA-256");
-	return id.bytes[0];
+	return h == HASH_ZERO ? page_is_zero(page) : fingerprint_page(&seed, page);
 }
 
 static void bench_hash(const char *name, enum hash h, const uint8_t *pages, unsigned repeat)
@@ -125,7 +112,6 @@ static void bench_hashes(void)
 	for (size_t i = 0; i < HASH_PAGES * PAGE_BYTES; i++)
 		pages[i] = (uint8_t)mix64(i);
 	bench_hash("fingerprint (XXH3-64)", HASH_FINGERPRINT, pages, 200);
-	bench_hash("identity (SHA-256)", HASH_IDENTITY, pages, 10);
 	bench_hash("zero check, data", HASH_ZERO, pages, 200);
 	memset(pages, 0, HASH_PAGES * PAGE_BYTES);
 	bench_hash("zero check, zeros", HASH_ZERO, pages, 200);
@@ -225,16 +211,13 @@ static void bench_stable(uint32_t n)
 	memset(records, 0xff, n * sizeof(*records));
 	for (uint64_t round = 0; round < ROUNDS; round++) {
 		uint64_t base = round << 40, start = cpu_nsec();
-		struct identity id = { { 0 } };
 		struct stable *s;
 
 		if (stable_new(&s) < 0)
 			die("no memory");
-		for (uint32_t i = 0; i < n; i++) {
-			memcpy(id.bytes, &i, sizeof(i));
-			if (stable_insert(s, mix64(base + i), &id, SLOT_ID(i), &records[i]) < 0)
+		for (uint32_t i = 0; i < n; i++)
+			if (stable_insert(s, mix64(base + i), SLOT_ID(i), &records[i]) < 0)
 				die("cannot insert");
-		}
 		sample(&inserts, start, n);
 		bytes = (double)stable_bytes(s) / n;
 
@@ -243,8 +226,7 @@ static void bench_stable(uint32_t n)
 			uint32_t j = (uint32_t)(mix64(i) % n);
 			record_id r;
 
-			memcpy(id.bytes, &j, sizeof(j));
-			if (stable_find_identity(s, mix64(base + j), &id, &r) < 0)
+			if (!stable_find(s, mix64(base + j), &r))
 				die("lost a record");
 		}
 		sample(&finds, start, n);
@@ -257,7 +239,7 @@ static void bench_stable(uint32_t n)
 	}
 	free(records);
 	report("stable insert", &inserts);
-	report("stable find by identity", &finds);
+	report("stable find", &finds);
 	report("stable free", &frees);
 	(void)printf("%-28s %8.2f bytes a shared page\n", "stable memory", bytes);
 }

@@ -2,27 +2,17 @@
 #include "tests/unit/unit.h"
 
 #include "common/fault.h"
+#include "common/hashtree.h"
 #include "daemon/stable.h"
 #include "tests/unit/model.h"
 
-static struct identity identity_make(uint64_t n)
-{
-	struct identity id = { 0 };
-
-	n = mix64(n);
-	memcpy(id.bytes, &n, sizeof(n));
-	id.bytes[IDENTITY_BYTES - 1] = (uint8_t)n;
-	return id;
-}
-
 /* --- random operations against a model ---------------------------------------------- */
 
-/* Page content i has one identity and one fingerprint, and at most one record. */
+/* A fingerprint has at most one record; with a mask on them, several contents have the same. */
 #define N_CONTENTS 4000U
 
 struct content {
 	uint64_t fingerprint;
-	struct identity id;
 	slot_id slot;
 	record_id record;
 	uint32_t sharers;
@@ -37,33 +27,41 @@ struct model {
 	struct stable *s;
 };
 
-static uint32_t count_fingerprint(const struct model *m, uint64_t fingerprint, unsigned shift)
+static uint32_t count_high(const struct model *m, uint64_t fingerprint)
 {
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < N_CONTENTS; i++)
-		n += m->contents[i].in &&
-		     m->contents[i].fingerprint >> shift == fingerprint >> shift;
+		n += m->contents[i].in && m->contents[i].fingerprint >> 32 == fingerprint >> 32;
 	return n;
+}
+
+/* The content that has the record of this fingerprint, or NULL. */
+static const struct content *owner_of(const struct model *m, uint64_t fingerprint)
+{
+	for (uint32_t i = 0; i < N_CONTENTS; i++)
+		if (m->contents[i].in && m->contents[i].fingerprint == fingerprint)
+			return &m->contents[i];
+	return NULL;
 }
 
 static void model_insert(struct model *m, struct content *c, bool fault)
 {
+	const struct content *owner = owner_of(m, c->fingerprint);
 	slot_id slot = SLOT_ID(random_next(&m->state));
 	record_id r;
 	int e, want = 0;
 
-	if (c->in)
+	if (owner)
 		want = -EEXIST;
-	else if (count_fingerprint(m, c->fingerprint, 0) >= HASHTREE_EQUAL_MAX ||
-		 count_fingerprint(m, c->fingerprint, 32) >= HASHTREE_HIGH_MAX)
+	else if (count_high(m, c->fingerprint) >= HASHTREE_HIGH_MAX)
 		want = -EXFULL;
 	fault_active = fault;
-	e = stable_insert(m->s, c->fingerprint, &c->id, slot, &r);
+	e = stable_insert(m->s, c->fingerprint, slot, &r);
 	fault_active = false;
 	CHECK_SEED(m->seed, e == want || (fault && e == -ENOMEM));
 	if (e == -EEXIST)
-		CHECK_SEED(m->seed, r.n == c->record.n);
+		CHECK_SEED(m->seed, r.n == owner->record.n);
 	if (e < 0)
 		return;
 	c->in = true;
@@ -99,18 +97,15 @@ static void model_free(struct model *m, struct content *c)
 
 static void model_find(struct model *m, const struct content *c)
 {
-	record_id r, found[HASHTREE_EQUAL_MAX];
-	int e = stable_find_identity(m->s, c->fingerprint, &c->id, &r);
+	const struct content *owner = owner_of(m, c->fingerprint);
+	record_id r;
 
-	CHECK_SEED(m->seed, e == (c->in ? 0 : -ENOENT));
-	CHECK_SEED(m->seed, stable_find(m->s, c->fingerprint, found, ARRAY_SIZE(found)) ==
-				    count_fingerprint(m, c->fingerprint, 0));
-	if (!c->in)
+	CHECK_SEED(m->seed, stable_find(m->s, c->fingerprint, &r) == (owner != NULL));
+	if (!owner)
 		return;
-	CHECK_SEED(m->seed, r.n == c->record.n);
-	CHECK_SEED(m->seed, stable_slot(m->s, r).n == c->slot.n);
-	CHECK_SEED(m->seed, stable_sharers(m->s, r) == c->sharers);
-	CHECK_SEED(m->seed, memcmp(stable_identity(m->s, r), &c->id, sizeof(c->id)) == 0);
+	CHECK_SEED(m->seed, r.n == owner->record.n);
+	CHECK_SEED(m->seed, stable_slot(m->s, r).n == owner->slot.n);
+	CHECK_SEED(m->seed, stable_sharers(m->s, r) == owner->sharers);
 }
 
 static void note_seen(struct stable *s, record_id r, void *userdata)
@@ -150,6 +145,7 @@ static void run_model(uint64_t seed)
 	static const uint64_t masks[] = {
 		UINT64_MAX,
 		UINT64_C(0xff00000000000003),
+		UINT64_C(0x00000003000000ff),
 		UINT64_C(0x0000007f00000000),
 	};
 	struct model *m = calloc(1, sizeof(*m));
@@ -158,10 +154,8 @@ static void run_model(uint64_t seed)
 	m->seed = m->state = seed;
 	m->mask = masks[seed % ARRAY_SIZE(masks)];
 	assert_int_equal(stable_new(&m->s), 0);
-	for (uint32_t i = 0; i < N_CONTENTS; i++) {
+	for (uint32_t i = 0; i < N_CONTENTS; i++)
 		m->contents[i].fingerprint = random_next(&m->state) & m->mask;
-		m->contents[i].id = identity_make(i);
-	}
 	for (unsigned op = 0; op < 30000; op++) {
 		struct content *c = &m->contents[random_below(&m->state, N_CONTENTS)];
 		unsigned what = random_below(&m->state, 16);
@@ -194,10 +188,7 @@ static void test_model(void **state _unused_)
 static uint64_t insert_many(struct stable *s, record_id *records, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
-		struct identity id = identity_make(i);
-
-		assert_int_equal(
-			stable_insert(s, mix64(~(uint64_t)i), &id, SLOT_ID(i), &records[i]), 0);
+		assert_int_equal(stable_insert(s, mix64(~(uint64_t)i), SLOT_ID(i), &records[i]), 0);
 		(void)stable_add_sharer(s, records[i]);
 		(void)stable_add_sharer(s, records[i]);
 	}
@@ -205,7 +196,7 @@ static uint64_t insert_many(struct stable *s, record_id *records, uint32_t n)
 }
 
 /*
- * The budget: at most 64 bytes for each shared page and 8 for each sharer (the four of the
+ * The budget: at most 24 bytes for each shared page and 8 for each sharer (the four of the
  * ledger's word are all that a sharer costs), as the kernel counts memory.
  */
 static void test_memory(void **state _unused_)
@@ -223,9 +214,9 @@ static void test_memory(void **state _unused_)
 	real = process_bytes() - before;
 	print_message("%.2f bytes a shared page, by its own account %.2f\n", (double)real / N,
 		      (double)own / N);
-	assert_true(own <= 64 * (uint64_t)N);
+	assert_true(own <= 24 * (uint64_t)N);
 	if (!SANITIZED) {
-		assert_true(real <= 64 * (uint64_t)N);
+		assert_true(real <= 24 * (uint64_t)N);
 		assert_true(real < own + own / 50 && own < real + real / 50);
 	}
 
