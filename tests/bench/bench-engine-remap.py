@@ -3,7 +3,7 @@
 """Engine remap as a whole, daemon and agents, beside ksmd at full speed.
 
     make bench                               everything
-    bench-engine-remap.py converge           4 guests of 1 GiB, 50 % duplicates, in runs and isolated
+    bench-engine-remap.py converge           4 guests of 1 GiB, 50 and 10 % duplicates, in runs and isolated
     bench-engine-remap.py waits              how long accesses to a guest's memory wait
     bench-engine-remap.py churn              rounds of merge, rewrite half, merge again
     bench-remap [MIB [SECONDS [LENGTH]]]     the agent alone, and a thread of the guest's own
@@ -29,7 +29,7 @@ def converge():
     print("%-6s %-10s %7s %7s %9s %9s %9s %11s %14s %14s %8s" % (
         "case", "who", "cpu s", "wall s", "us/page", "sharing", "maps", "MemAvail.", "of ksmd: cpu",
         "MemAvailable", "idle"))
-    for case in ("50:16", "50:1"):
+    for case in ("50:16", "10:16", "50:1"):
         with harness.Host() as inner:
             kernel = contenders.run_ksmd(inner, case)
         with harness.Host() as inner:

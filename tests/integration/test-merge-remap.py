@@ -222,6 +222,23 @@ def orphans(host):
     guests[0].check()
 
 
+@harness.test("different pages that have the same fingerprint are never merged")
+def collisions(host):
+    # Where there are but 65,536 of them, every tenth page or so meets another by chance.
+    guests = remapping.boot(host, ["test-%d" % i for i in range(2)])
+    daemon = remapping.start(host, fault="fingerprint-short:EIO")
+    for g in guests:
+        daemon.call("Enroll", pid=g.pid)
+    status = host.wait(lambda: (s := daemon.call("Status"))["remap"]["different_pages"] > 100
+                       and s["totals"]["sharing_pages"] > 500 and s, 90, "pages are refused, and pages are merged")
+    harness.note("refused: %d, sharing: %d" % (status["remap"]["different_pages"],
+                                               status["totals"]["sharing_pages"]))
+    for g in guests:
+        g.check()
+        daemon.call("Unenroll", pid=g.pid)
+        g.check()
+
+
 @harness.test("a second daemon keeps its hands off a guest that the first one has")
 def two_daemons(host):
     guest = host.guest("g0", mib=16, uid=65534).ready()
