@@ -5,14 +5,11 @@
 
 #include "common/util.h"
 
-/* Pages read at a time: they stay in the second-level cache until they are hashed. */
-#define BATCH 64U
-
 /* Copies the pages to buf, neighbours as one range. ok[i] says whether it worked. */
 static void copy_pages(const struct process *p, const struct pair *pairs, unsigned n, uint8_t *buf, bool *ok)
 {
 	for (unsigned i = 0; i < n;) {
-		struct iovec remote[BATCH], local = { buf + i * PAGE_BYTES, (n - i) * PAGE_BYTES };
+		struct iovec remote[PAIR_CHUNK_PAGES], local = { buf + i * PAGE_BYTES, (n - i) * PAGE_BYTES };
 		unsigned n_iovs = 0, done;
 		ssize_t got;
 
@@ -34,16 +31,27 @@ static void copy_pages(const struct process *p, const struct pair *pairs, unsign
 void pair_read(const struct process *p, const struct fingerprint_seed *seed, struct pair *pairs, uint32_t n,
 	       uint8_t *copies)
 {
-	for (uint32_t at = 0; at < n; at += BATCH) {
-		unsigned k = MIN(n - at, BATCH);
-		bool ok[BATCH];
+	bool ok[PAIR_CHUNK_PAGES];
 
-		copy_pages(p, pairs + at, k, copies + (size_t)at * PAGE_BYTES, ok);
-		for (unsigned i = 0; i < k; i++) {
-			const uint8_t *page = copies + (size_t)(at + i) * PAGE_BYTES;
-			struct pair *pair = &pairs[at + i];
+	assert(n <= PAIR_CHUNK_PAGES);
+	copy_pages(p, pairs, n, copies, ok);
+	for (uint32_t i = 0; i < n; i++)
+		pairs[i].same = ok[i] && fingerprint_page(seed, copies + i * PAGE_BYTES) == pairs[i].fingerprint;
+}
 
-			pair->same = ok[i] && fingerprint_page(seed, page) == pair->fingerprint;
-		}
+void pair_store(const struct store *s, struct pair *pairs, uint32_t n, const uint8_t *copies)
+{
+	for (uint32_t i = 0, run; i < n; i += run) {
+		int64_t done;
+
+		run = 1;
+		pairs[i].stored = false;
+		if (!pairs[i].same || slot_id_is_none(pairs[i].slot))
+			continue;
+		while (i + run < n && pairs[i + run].same && pairs[i + run].slot.n == pairs[i].slot.n + run)
+			run++;
+		done = store_write(s, pairs[i].slot, copies + i * PAGE_BYTES, run);
+		for (uint32_t k = 0; k < run; k++)
+			pairs[i + k].stored = (int64_t)k < done;
 	}
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The last steps of a pass's slice: a page that has the fingerprint of another one joins it. Both
- * become candidates of one record. Where the domain has a store, a worker reads the page once more, and it
- * gets a slot that holds its content. Nothing here touches a guest.
+ * become candidates of one record. Where the domain has a store, the page gets a slot, and a worker
+ * reads it once more and writes it there. Nothing here touches a guest.
  *
  * Bytes are not compared with the twin's: the engine does that while the pages cannot change. A twin
  * that was written meanwhile costs a slot with one sharer.
@@ -18,22 +18,23 @@ static void release_twin(const struct pass *p, page_id twin)
 		ledger_claim(p->env->ledger, twin, false);
 }
 
+/* No guest has seen it yet. On failure tidying finds it: it has no record. */
+static void release_slot(const struct pass *p, const struct pair *pair)
+{
+	if (!slot_id_is_none(pair->slot))
+		(void)store_drop(p->m->domain->store, pair->slot, 1);
+}
+
 /* Pages that will not be joined now wait for the next pass. */
 void pass_drop_pairs(struct pass *p)
 {
 	for (uint32_t i = p->pair_at; i < p->n_pairs; i++) {
 		release_twin(p, p->pairs[i].twin);
+		release_slot(p, &p->pairs[i]);
 		if (!p->m->gone)
 			domain_forget_young(p->m->domain, pass_block(p), p->pairs[i].page, 1);
 	}
 	p->n_pairs = 0;
-}
-
-static void read_run(struct work *w)
-{
-	struct pass *p = (struct pass *)w;
-
-	pair_read(p->m->process, &p->m->domain->seed, p->pairs + p->pair_at, p->pair_batch, p->copies);
 }
 
 /* Its guest may have left, and the number be another domain's by now. */
@@ -58,35 +59,50 @@ static bool join_known(struct pass *p, const struct pair *pair)
 	return true;
 }
 
-static void join_new(struct pass *p, const struct pair *pair, slot_id slot)
+/* The page has a slot with its content. */
+static void join_new(struct pass *p, const struct pair *pair)
 {
-	struct domain *d = p->m->domain;
 	struct ledger *l = p->env->ledger;
 	record_id record;
-	int r = -EAGAIN;
 
 	/* A page that two pairs of this batch hold gets one record, and one slot. */
-	if (!join_known(p, pair) && twin_is_there(p, pair->twin, pair->fingerprint))
-		r = domain_join(d, pair->fingerprint, slot, pass_block(p), pair->page, ledger_find(l, pair->twin),
-				pair->twin, &record);
-	if (r == 0)
+	if (!join_known(p, pair) && twin_is_there(p, pair->twin, pair->fingerprint) &&
+	    domain_join(p->m->domain, pair->fingerprint, pair->slot, pass_block(p), pair->page,
+			ledger_find(l, pair->twin), pair->twin, &record) == 0)
 		return;
-	if (!slot_id_is_none(slot))
-		(void)store_drop(d->store, slot, 1); /* no guest has seen it yet */
+	release_slot(p, pair);
 	/* The twin was written meanwhile, or a tree is full: look again next pass. */
 	if (ledger_state(l, pair->page) == PAGE_STATE_PAIRING)
-		domain_forget_young(d, pass_block(p), pair->page, 1);
+		domain_forget_young(p->m->domain, pass_block(p), pair->page, 1);
 }
 
-/* The slot behind which the first page of a run would best be put. */
-static slot_id slot_before(const struct pass *p, page_id page)
+static void join(struct pass *p, const struct pair *pair)
+{
+	bool wanted;
+
+	if (pair->stored) {
+		join_new(p, pair);
+		return;
+	}
+	release_slot(p, pair);
+	if (pair->same && join_known(p, pair))
+		return;
+	/* The store is full, or there is no memory: it waits for better times. */
+	wanted = pair->same && twin_is_there(p, pair->twin, pair->fingerprint);
+	domain_forget_young(p->m->domain, pass_block(p), pair->page, wanted ? LEDGER_WAIT_MAX : 1);
+}
+
+/* The slot behind which that of pair i would best be put: the one of the page before it. */
+static slot_id slot_before(const struct pass *p, uint32_t i)
 {
 	const struct ledger_block *b = pass_block(p);
-	page_id before = PAGE_ID(page.n - 1);
+	page_id page = p->pairs[i].page, before = PAGE_ID(page.n - 1);
 	enum page_state s;
 
 	if (page.n == b->first.n)
 		return SLOT_ID_NONE;
+	if (i > p->pair_at && p->pairs[i - 1].page.n == before.n)
+		return p->pairs[i - 1].slot;
 	s = ledger_state(p->env->ledger, before);
 	if ((s != PAGE_STATE_CANDIDATE && s != PAGE_STATE_SHARED) ||
 	    ledger_word(p->env->ledger, before) == UINT32_MAX)
@@ -94,34 +110,34 @@ static slot_id slot_before(const struct pass *p, page_id page)
 	return stable_slot(p->m->domain->stable, RECORD_ID(ledger_word(p->env->ledger, before)));
 }
 
-static bool joins_new(const struct pass *p, const struct pair *pair)
+static bool wants_slot(const struct pass *p, const struct pair *pair)
 {
 	record_id record;
 
-	return pair->same && twin_is_there(p, pair->twin, pair->fingerprint) &&
+	return twin_is_there(p, pair->twin, pair->fingerprint) &&
 	       !stable_find(p->m->domain->stable, pair->fingerprint, &record);
 }
 
-/* Puts neighbouring pages that get new records into neighbouring slots; returns the pair after them. */
-static uint32_t join_run(struct pass *p, uint32_t i)
+/* Gives neighbouring pages that are to have new records neighbouring slots, as far as the store has room. */
+static void reserve_slots(struct pass *p)
 {
-	struct domain *d = p->m->domain;
-	const uint8_t *copies = p->copies + (size_t)(i - p->pair_at) * PAGE_BYTES;
-	uint32_t n = 1, end = p->pair_at + p->pair_batch;
-	slot_id first = SLOT_ID_NONE;
-	int64_t got;
+	uint32_t end = p->pair_at + p->pair_batch;
 
-	while (i + n < end && p->pairs[i + n].page.n == p->pairs[i].page.n + n && joins_new(p, &p->pairs[i + n]))
-		n++;
-	got = store_put(d->store, copies, n, slot_before(p, p->pairs[i].page), &first);
-	if (got < 0) {
-		/* The store is full, or there is no memory: these pages wait for better times. */
-		domain_forget_young(d, pass_block(p), p->pairs[i].page, LEDGER_WAIT_MAX);
-		return i + 1;
+	for (uint32_t i = p->pair_at, n; i < end; i += n) {
+		slot_id first;
+		int64_t got;
+
+		n = 1;
+		if (!wants_slot(p, &p->pairs[i]))
+			continue;
+		while (i + n < end && p->pairs[i + n].page.n == p->pairs[i].page.n + n &&
+		       wants_slot(p, &p->pairs[i + n]))
+			n++;
+		got = store_reserve(p->m->domain->store, n, slot_before(p, i), &first);
+		n = (uint32_t)MAX(got, INT64_C(1));
+		for (uint32_t k = 0; (int64_t)k < got; k++)
+			p->pairs[i + k].slot = SLOT_ID(first.n + k);
 	}
-	for (uint32_t k = 0; k < (uint32_t)got; k++)
-		join_new(p, &p->pairs[i + k], SLOT_ID(first.n + k));
-	return i + (uint32_t)got;
 }
 
 /*
@@ -142,24 +158,20 @@ void pass_join_unread(struct pass *p, page_id page, page_id twin, uint64_t finge
 		domain_forget_young(d, pass_block(p), page, 1);
 }
 
-static void join_batch(struct pass *p)
+static void store_run(struct work *w)
 {
-	uint32_t end = p->pair_at + p->pair_batch;
+	struct pass *p = (struct pass *)w;
 
-	for (uint32_t i = p->pair_at; i < end;) {
-		const struct pair *pair = &p->pairs[i];
+	for (uint32_t at = 0, n; at < p->pair_batch; at += n) {
+		struct pair *pairs = p->pairs + p->pair_at + at;
 
-		if (joins_new(p, pair)) {
-			i = join_run(p, i);
-			continue;
-		}
-		if (!pair->same || !join_known(p, pair))
-			domain_forget_young(p->m->domain, pass_block(p), pair->page, 1);
-		i++;
+		n = MIN(p->pair_batch - at, PAIR_CHUNK_PAGES);
+		pair_read(p->m->process, &p->m->domain->seed, pairs, n, p->copies);
+		pair_store(p->m->domain->store, pairs, n, p->copies);
 	}
 }
 
-static void read_done(struct work *w)
+static void store_done(struct work *w)
 {
 	struct pass *p = (struct pass *)w;
 	uint64_t start = thread_cpu_nsec();
@@ -169,7 +181,8 @@ static void read_done(struct work *w)
 		pass_finish(p, p->error);
 		return;
 	}
-	join_batch(p);
+	for (uint32_t i = p->pair_at; i < p->pair_at + p->pair_batch; i++)
+		join(p, &p->pairs[i]);
 	for (uint32_t i = p->pair_at; i < p->pair_at + p->pair_batch; i++)
 		release_twin(p, p->pairs[i].twin);
 	p->pair_at += p->pair_batch;
@@ -185,5 +198,6 @@ static void read_done(struct work *w)
 void pass_start_join(struct pass *p)
 {
 	p->pair_batch = MIN(p->n_pairs - p->pair_at, PAIR_BATCH_PAGES);
-	pass_submit(p, read_run, read_done);
+	reserve_slots(p);
+	pass_submit(p, store_run, store_done);
 }

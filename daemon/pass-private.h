@@ -14,7 +14,7 @@
 #include "daemon/quiet.h"
 #include "daemon/scan.h"
 
-/* Pairs whose pages are read in one job. */
+/* Pairs whose pages are copied into the store in one job. */
 #define PAIR_BATCH_PAGES 2048U
 
 struct run {
@@ -52,7 +52,7 @@ struct pass {
 	struct scan_result *results;
 	struct pair *pairs;
 	uint32_t n_pairs;
-	uint32_t pair_at, pair_batch; /* those that are read now */
+	uint32_t pair_at, pair_batch; /* those that are copied now; all before them are done with */
 	/* Pages of this block whose twins others are about to join. */
 	struct later {
 		page_id page, twin;
@@ -60,7 +60,7 @@ struct pass {
 	} *later;
 	uint32_t n_later;
 	unsigned later_waits;
-	uint8_t *copies; /* of PAIR_BATCH_PAGES pages, on their way to the store */
+	uint8_t *copies; /* of PAIR_CHUNK_PAGES pages, on their way to the store */
 	struct member_counts counts; /* being made in this pass */
 };
 

@@ -32,7 +32,7 @@ static bool alloc_buffers(struct pass *p)
 	p->pairs = malloc(PASS_SLICE_PAGES * sizeof(*p->pairs));
 	p->later = malloc(PASS_SLICE_PAGES * sizeof(*p->later));
 	if (p->m->domain->store)
-		p->copies = malloc(PAIR_BATCH_PAGES * PAGE_BYTES);
+		p->copies = malloc(PAIR_CHUNK_PAGES * PAGE_BYTES);
 	return p->ranges && p->results && p->pairs && p->later &&
 	       (p->copies || !p->m->domain->store);
 }
@@ -380,7 +380,8 @@ static void offer_content(struct pass *p, struct ledger_block *b, page_id page, 
 	switch (domain_offer(p->m->domain, b, page, fingerprint, &record, &twin)) {
 	case DOMAIN_PAIR:
 		if (p->m->domain->store)
-			p->pairs[p->n_pairs++] = (struct pair){ page, twin, fingerprint, .at = ledger_hva(b, page) };
+			p->pairs[p->n_pairs++] = (struct pair){ page, twin, fingerprint, ledger_hva(b, page),
+								.slot = SLOT_ID_NONE };
 		else
 			pass_join_unread(p, page, twin, fingerprint);
 		break;

@@ -9,7 +9,7 @@
  *   apply   (loop)    runs -> ledger; which pages to read
  *   scan    (worker)  read, fingerprint
  *   offer   (loop)    fingerprints -> trees; which pages have a twin
- *   read    (worker)  a page that has a twin once more, for the store
+ *   store   (worker)  a page that has a twin is read once more, and copied into the store
  *   join    (loop)    twins -> records, candidates
  *
  * The budget is asked before each job and charged after it, so a pass stretches over as much

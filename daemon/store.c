@@ -385,13 +385,23 @@ static int slots_punch(const struct store *s, slot_id first, uint64_t n_pages)
 		       : 0;
 }
 
-/* Whole pages written, or -errno when not even one could be. */
-static int64_t slots_write(const struct store *s, slot_id first, const void *pages,
-			   uint64_t n_pages)
+int64_t store_reserve(struct store *s, uint32_t n_pages, slot_id after, slot_id *ret_first)
 {
-	uint64_t done = 0, bytes = n_pages << PAGE_SHIFT;
+	uint64_t used = store_used_pages(s);
+
+	if (used >= s->capacity_pages)
+		return -ENOSPC;
+	n_pages = (uint32_t)MIN(n_pages, s->capacity_pages - used);
+	return slot_map_take(s->slots, n_pages, after, slot_map_size(s->slots), ret_first);
+}
+
+int64_t store_write(const struct store *s, slot_id first, const void *pages, uint32_t n_pages)
+{
+	uint64_t done = 0, bytes = (uint64_t)n_pages << PAGE_SHIFT;
 	int r = FAULT_ERRNO("store-write");
 
+	/* A daemon killed from here on leaves slots with data that no guest maps: the next one
+	 * finds them in use (slots_rebuild) and drops them. */
 	while (r == 0 && done < bytes) {
 		ssize_t n = pwrite(s->fd, (const char *)pages + done, bytes - done,
 				   slot_offset(first) + (off_t)done);
@@ -399,39 +409,10 @@ static int64_t slots_write(const struct store *s, slot_id first, const void *pag
 		if (n >= 0)
 			done += (uint64_t)n;
 		else if (errno != EINTR)
-			r = -errno;
+			r = errno == EFBIG || errno == EDQUOT ? -ENOMEM : -errno;
 	}
-	return done >> PAGE_SHIFT ? (int64_t)(done >> PAGE_SHIFT) : r;
-}
-
-int64_t store_put(struct store *s, const void *pages, uint32_t n_pages, slot_id after,
-		  slot_id *ret_first)
-{
-	uint64_t used = store_used_pages(s), size = slot_map_size(s->slots);
-	int64_t taken, written;
-	slot_id first;
-
-	if (used >= s->capacity_pages)
-		return -ENOSPC;
-	n_pages = (uint32_t)MIN(n_pages, s->capacity_pages - used);
-	taken = slot_map_take(s->slots, n_pages, after, size, &first);
-	if (taken <= 0)
-		return taken;
-	/* A daemon killed from here on leaves slots with data that no guest maps: the next one
-	 * finds them in use (slots_rebuild) and drops them. */
-	written = slots_write(s, first, pages, (uint64_t)taken);
 	FAULT_POINT("store-written");
-	if (written < taken) {
-		slot_id rest = SLOT_ID(first.n + MAX(written, 0));
-		uint64_t n = (uint64_t)(taken - MAX(written, 0));
-
-		/* No guest has seen them: free, whether or not the hole could be punched. */
-		(void)slots_punch(s, rest, n);
-		slot_map_set(s->slots, rest, n, false);
-	}
-	if (written > 0)
-		*ret_first = first;
-	return written == -EFBIG || written == -EDQUOT ? -ENOMEM : written;
+	return done >= PAGE_BYTES ? (int64_t)(done >> PAGE_SHIFT) : r;
 }
 
 int store_read(const struct store *s, slot_id first, uint32_t n_pages, void *ret_pages)

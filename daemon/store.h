@@ -8,7 +8,7 @@
  * status says so). A store never changes the content of a slot that is in use, and holds no frame
  * that was ever a guest's: pages are copied into it.
  *
- * Life of a slot: free -> store_put() (allocated and written) -> mapped by guests, written by
+ * Life of a slot: free -> store_reserve() -> store_write() -> mapped by guests, written by
  * nobody -> store_drop(), allowed only once no guest has a mapping of it, not even one
  * whose page was copied since (MADV_DONTNEED there shows the slot again). Proof: every guest that
  * was ever handed this store was looked at with store_mark_mapped(), and no merge was under
@@ -30,7 +30,8 @@
  * raised), -ENOMEM memory or the cgroup's limit is exhausted: writing is by pwrite, so that this
  * is an error and no SIGBUS.
  *
- * Owned by the daemon's loop; store_guest_fd() and store_read() may be used from any thread.
+ * Owned by the daemon's loop; store_guest_fd(), store_read() and store_write() may be used from any
+ * thread.
  */
 #pragma once
 
@@ -79,10 +80,12 @@ int store_set_capacity(struct store *s, uint64_t capacity_pages);
 uint64_t store_used_pages(const struct store *s);
 bool store_is_full(const struct store *s);
 
-/* Copies up to n_pages in, into slots in a row: behind `after` if there is room, see slot-map.h.
- * Returns how many, from the first on, or -errno; -ENOSPC, -ENOMEM. */
-int64_t store_put(struct store *s, const void *pages, uint32_t n_pages, slot_id after,
-		  slot_id *ret_first);
+/* Up to n_pages slots in a row: behind `after` if there is room, see slot-map.h. Nobody else gets
+ * them until they are dropped. Returns how many, at least one, or -errno; -ENOSPC. */
+int64_t store_reserve(struct store *s, uint32_t n_pages, slot_id after, slot_id *ret_first);
+/* Copies pages into reserved slots, which no guest maps yet. Returns how many, from the first on, or
+ * -errno; -ENOMEM. Without memory it takes as long as the kernel tries to make some. */
+int64_t store_write(const struct store *s, slot_id first, const void *pages, uint32_t n_pages);
 int store_read(const struct store *s, slot_id first, uint32_t n_pages, void *ret_pages);
 /* Frees slots. On failure they stay in use. */
 int store_drop(struct store *s, slot_id first, uint32_t n_pages);

@@ -184,7 +184,7 @@ static uint32_t slot_for(const void *page, slot_id after)
 		return UINT32_MAX - 1;
 	}
 	if (e->slot == UINT32_MAX) {
-		if (store_put(store, page, 1, after, &s) != 1)
+		if (store_reserve(store, 1, after, &s) != 1 || store_write(store, s, page, 1) != 1)
 			return UINT32_MAX - 1;
 		e->slot = s.n;
 	}

@@ -36,14 +36,24 @@ static struct store *make(uint64_t capacity)
 	return s;
 }
 
+/* Returns how many pages there was room for. */
+static int64_t put(struct store *s, const uint8_t *from, uint32_t n_pages, slot_id after, slot_id *ret_first)
+{
+	int64_t n = store_reserve(s, n_pages, after, ret_first);
+
+	if (n > 0)
+		assert_int_equal(store_write(s, *ret_first, from, (uint32_t)n), n);
+	return n;
+}
+
 static void keeps_pages(void **state _unused_)
 {
 	struct store *s = make(CAPACITY);
 	slot_id a, b;
 
 	fill(64, 1);
-	assert_int_equal(store_put(s, pages, 16, SLOT_ID_NONE, &a), 16);
-	assert_int_equal(store_put(s, pages + 16 * PAGE_BYTES, 4, SLOT_ID(a.n + 15), &b), 4);
+	assert_int_equal(put(s, pages, 16, SLOT_ID_NONE, &a), 16);
+	assert_int_equal(put(s, pages + 16 * PAGE_BYTES, 4, SLOT_ID(a.n + 15), &b), 4);
 	assert_int_equal(b.n, a.n + 16);
 	assert_int_equal(store_used_pages(s), 20);
 	assert_int_equal(store_read(s, a, 20, back), 0);
@@ -61,26 +71,45 @@ static void keeps_pages(void **state _unused_)
 	store_free(s);
 }
 
+/* What is reserved is in use, is nobody else's, and takes no memory until it is written. */
+static void reserves(void **state _unused_)
+{
+	struct store *s = make(CAPACITY);
+	slot_id a, b;
+	struct stat st;
+
+	assert_int_equal(store_reserve(s, 16, SLOT_ID_NONE, &a), 16);
+	assert_int_equal(store_reserve(s, 16, a, &b), 16);
+	assert_true(b.n >= a.n + 16 || b.n + 16 <= a.n);
+	assert_int_equal(store_used_pages(s), 32);
+	assert_int_equal(fstat(store_guest_fd(s), &st), 0);
+	assert_int_equal(st.st_blocks, 0);
+	assert_int_equal(store_drop(s, a, 16), 0);
+	assert_int_equal(store_drop(s, b, 16), 0);
+	assert_int_equal(store_used_pages(s), 0);
+	store_free(s);
+}
+
 static void is_bounded(void **state _unused_)
 {
 	struct store *s = make(20);
 	slot_id a;
 
-	assert_int_equal(store_put(s, pages, 16, SLOT_ID_NONE, &a), 16);
+	assert_int_equal(put(s, pages, 16, SLOT_ID_NONE, &a), 16);
 	assert_false(store_is_full(s));
-	assert_int_equal(store_put(s, pages, 16, SLOT_ID_NONE, &a), 4);
+	assert_int_equal(put(s, pages, 16, SLOT_ID_NONE, &a), 4);
 	assert_true(store_is_full(s));
-	assert_int_equal(store_put(s, pages, 1, SLOT_ID_NONE, &a), -ENOSPC);
+	assert_int_equal(put(s, pages, 1, SLOT_ID_NONE, &a), -ENOSPC);
 	assert_int_equal(store_set_capacity(s, 40), 0);
 	assert_int_equal(store_file_bytes(s), 40 * PAGE_BYTES);
-	assert_int_equal(store_put(s, pages, 64, SLOT_ID_NONE, &a), 20);
+	assert_int_equal(put(s, pages, 64, SLOT_ID_NONE, &a), 20);
 	/* Lowered below what is in use: full, and nothing is lost. */
 	assert_int_equal(store_set_capacity(s, 10), 0);
 	assert_int_equal(store_file_bytes(s), 40 * PAGE_BYTES);
 	assert_int_equal(store_used_pages(s), 40);
-	assert_int_equal(store_put(s, pages, 1, SLOT_ID_NONE, &a), -ENOSPC);
+	assert_int_equal(put(s, pages, 1, SLOT_ID_NONE, &a), -ENOSPC);
 	assert_int_equal(store_drop(s, SLOT_ID(0), 31), 0);
-	assert_int_equal(store_put(s, pages, 2, SLOT_ID_NONE, &a), 1);
+	assert_int_equal(put(s, pages, 2, SLOT_ID_NONE, &a), 1);
 	assert_int_equal(store_set_capacity(s, SLOT_MAP_MAX + 1), -E2BIG);
 	store_free(s);
 }
@@ -100,7 +129,7 @@ static void is_adopted(void **state _unused_)
 	int fd;
 
 	fill(64, 1);
-	assert_int_equal(store_put(s, pages, 64, SLOT_ID_NONE, &a), 64);
+	assert_int_equal(put(s, pages, 64, SLOT_ID_NONE, &a), 64);
 	assert_int_equal(store_drop(s, SLOT_ID(a.n + 10), 2), 0);
 	fd = reopen(store_guest_fd(s));
 	if (fd < 0)
@@ -230,7 +259,7 @@ static void sees_what_is_mapped(void **state _unused_)
 	struct child c;
 	slot_id a;
 
-	assert_int_equal(store_put(s, pages, 64, SLOT_ID_NONE, &a), 64);
+	assert_int_equal(put(s, pages, 64, SLOT_ID_NONE, &a), 64);
 	assert_int_equal(store_new("tenant-b", CAPACITY, &other), 0);
 	child_start(&c, map_some, s);
 	assert_int_equal(slot_map_new(CAPACITY, &mapped), 0);
@@ -272,7 +301,7 @@ static void is_found_in_guest(void **state _unused_)
 	int fd, r;
 
 	fill(64, 1);
-	assert_int_equal(store_put(s, pages, 64, SLOT_ID_NONE, &a), 64);
+	assert_int_equal(put(s, pages, 64, SLOT_ID_NONE, &a), 64);
 	child_start(&c, map_fake_first, &f);
 	store_free(s);
 	(void)close(f.fd);
@@ -319,7 +348,7 @@ static void is_kept_by_systemd(void **state _unused_)
 	(void)snprintf(addr.sun_path, sizeof(addr.sun_path), "/tmp/memshared-notify-%d", getpid());
 	assert_int_equal(bind(sock, (struct sockaddr *)&addr, sizeof(addr)), 0);
 	assert_int_equal(setenv("NOTIFY_SOCKET", addr.sun_path, 1), 0);
-	assert_int_equal(store_put(s, pages, 3, SLOT_ID_NONE, &a), 3);
+	assert_int_equal(put(s, pages, 3, SLOT_ID_NONE, &a), 3);
 	assert_true(store_keep(s) > 0);
 	assert_true(recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) > 0);
 	store_fd_name("tenant-a", wanted);
@@ -468,7 +497,7 @@ static void cannot_be_written_by_guests(void **state _unused_)
 	}
 	s = make(CAPACITY);
 	fill(16, 1);
-	assert_int_equal(store_put(s, pages, 16, SLOT_ID_NONE, &a), 16);
+	assert_int_equal(put(s, pages, 16, SLOT_ID_NONE, &a), 16);
 	pid = fork();
 	if (pid == 0)
 		attack(store_guest_fd(s));
@@ -484,6 +513,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(keeps_pages),
+		cmocka_unit_test(reserves),
 		cmocka_unit_test(is_bounded),
 		cmocka_unit_test(is_adopted),
 		cmocka_unit_test(refuses_impostors),

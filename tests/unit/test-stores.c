@@ -54,7 +54,8 @@ static void put(struct store *s, uint8_t byte)
 	slot_id slot;
 
 	memset(page, byte, sizeof(page));
-	assert_int_equal(store_put(s, page, 1, SLOT_ID_NONE, &slot), 1);
+	assert_int_equal(store_reserve(s, 1, SLOT_ID_NONE, &slot), 1);
+	assert_int_equal(store_write(s, slot, page, 1), 1);
 }
 
 static bool is_noted(const char *domain)
