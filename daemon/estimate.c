@@ -397,8 +397,8 @@ static int on_progress(sd_event_source *s, uint64_t usec _unused_, void *userdat
 }
 
 int estimate_start(sd_event *event, struct work_pool *pool, const pid_t *pids, size_t n,
-		   struct estimate_group *groups, size_t n_groups, estimate_progress_fn *progress, estimate_done_fn *done, void *userdata,
-		   struct estimate **ret)
+		   struct estimate_group *groups, size_t n_groups, estimate_progress_fn *progress,
+		   estimate_done_fn *done, void *userdata, struct estimate **ret)
 {
 	struct estimate *e;
 	int r = 0;

@@ -63,7 +63,7 @@ typedef void estimate_done_fn(const struct estimate_result *result, int r, void 
 /* Starts. Groups (with their guest lists) must stay valid until done. done is called once, never
  * from within this call, and the estimate is freed after it. */
 int estimate_start(sd_event *event, struct work_pool *pool, const pid_t *pids, size_t n,
-		   struct estimate_group *groups, size_t n_groups, estimate_progress_fn *progress, estimate_done_fn *done, void *userdata,
-		   struct estimate **ret);
+		   struct estimate_group *groups, size_t n_groups, estimate_progress_fn *progress,
+		   estimate_done_fn *done, void *userdata, struct estimate **ret);
 /* Stops as soon as possible; done is called with -ECANCELED. */
 void estimate_cancel(struct estimate *e);

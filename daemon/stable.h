@@ -9,7 +9,7 @@
  *
  * There is one record of a fingerprint. Another content that has the same one, which takes 2^32 pages to
  * be met by chance, finds the record, is refused by the engine, which compares bytes, and stays
- * private. A cryptographic name for each record, which would tell the two apart, cost a sixth of the
+ * private. A cryptographic name for each record, which would tell the two apart, cost a tenth of the
  * CPU until all is merged, and more than half of the memory.
  *
  * A record with no sharer stays until stable_free_record(): its slot may still be mapped.
