@@ -18,11 +18,10 @@ static void release_twin(const struct pass *p, page_id twin)
 		ledger_claim(p->env->ledger, twin, false);
 }
 
-/* No guest has seen it yet. On failure tidying finds it: it has no record. */
 static void release_slot(const struct pass *p, const struct pair *pair)
 {
 	if (!slot_id_is_none(pair->slot))
-		(void)store_drop(p->m->domain->store, pair->slot, 1);
+		store_release(p->m->domain->store, pair->slot, 1);
 }
 
 /* Pages that will not be joined now wait for the next pass. */

@@ -395,6 +395,13 @@ int64_t store_reserve(struct store *s, uint32_t n_pages, slot_id after, slot_id 
 	return slot_map_take(s->slots, n_pages, after, slot_map_size(s->slots), ret_first);
 }
 
+void store_release(struct store *s, slot_id first, uint32_t n_pages)
+{
+	/* Free, whether or not the hole could be punched: what is left there is written over. */
+	(void)slots_punch(s, first, n_pages);
+	slot_map_set(s->slots, first, n_pages, false);
+}
+
 int64_t store_write(const struct store *s, slot_id first, const void *pages, uint32_t n_pages)
 {
 	uint64_t done = 0, bytes = (uint64_t)n_pages << PAGE_SHIFT;

@@ -81,8 +81,10 @@ uint64_t store_used_pages(const struct store *s);
 bool store_is_full(const struct store *s);
 
 /* Up to n_pages slots in a row: behind `after` if there is room, see slot-map.h. Nobody else gets
- * them until they are dropped. Returns how many, at least one, or -errno; -ENOSPC. */
+ * them until they are released or dropped. Returns how many, at least one, or -errno; -ENOSPC. */
 int64_t store_reserve(struct store *s, uint32_t n_pages, slot_id after, slot_id *ret_first);
+/* Gives reserved slots back that no guest was told of; they may have been written. */
+void store_release(struct store *s, slot_id first, uint32_t n_pages);
 /* Copies pages into reserved slots, which no guest maps yet. Returns how many, from the first on, or
  * -errno; -ENOMEM. Without memory it takes as long as the kernel tries to make some. */
 int64_t store_write(const struct store *s, slot_id first, const void *pages, uint32_t n_pages);

@@ -133,34 +133,6 @@ static void mark_unused(struct stable *s, record_id r, void *userdata)
 		slot_map_set(t->unused, slot, 1, true);
 }
 
-static void free_unused(struct stable *s, record_id r, void *userdata)
-{
-	struct tidy *t = userdata;
-	slot_id slot = stable_slot(s, r);
-
-	if (stable_sharers(s, r) > 0 || (!slot_id_is_none(slot) && !slot_map_is_used(t->unused, slot)))
-		return;
-	stable_free_record(s, r);
-	t->freed_slots++;
-}
-
-static void sweep_records(struct tidy *t)
-{
-	struct store *store = t->domain->store;
-	slot_id first;
-	uint64_t n;
-
-	stable_foreach(t->domain->stable, mark_unused, t);
-	for (uint64_t at = 0; (n = slot_map_next_run(t->unused, at, UINT64_MAX, true, &first)) > 0;
-	     at = first.n + n) {
-		n = MIN(n, (uint64_t)DROP_MAX);
-		/* Slots that cannot be punched out stay, and so do their records: they can serve again. */
-		if (store_drop(store, first, (uint32_t)n) < 0)
-			slot_map_set(t->unused, first, n, false);
-	}
-	stable_foreach(t->domain->stable, free_unused, t);
-}
-
 static void mark_recorded(struct stable *s, record_id r, void *userdata)
 {
 	slot_id slot = stable_slot(s, r);
@@ -169,20 +141,48 @@ static void mark_recorded(struct stable *s, record_id r, void *userdata)
 		slot_map_set(userdata, slot, 1, true);
 }
 
-/* Slots of an earlier daemon that got no record (adopt.h). */
-static void sweep_unrecorded(struct tidy *t)
+/* Slots of an earlier daemon that got no record (adopt.h): all that are not mapped either are unused. */
+static void mark_unrecorded(struct tidy *t)
 {
 	struct store *store = t->domain->store;
 	uint64_t n;
 	slot_id first;
 
-	/* What is mapped, or has a record, stays. */
 	stable_foreach(t->domain->stable, mark_recorded, t->mapped);
 	for (uint64_t at = 0; (n = store_next_used(store, at, &first)) > 0; at = first.n + n)
 		for (uint64_t i = 0; i < n; i++)
-			if (!slot_map_is_used(t->mapped, SLOT_ID(first.n + i)) &&
-			    store_drop(store, SLOT_ID(first.n + i), 1) == 0)
-				t->freed_slots++;
+			if (!slot_map_is_used(t->mapped, SLOT_ID(first.n + i)))
+				slot_map_set(t->unused, SLOT_ID(first.n + i), 1, true);
+}
+
+static void free_unused(struct stable *s, record_id r, void *userdata)
+{
+	struct tidy *t = userdata;
+	slot_id slot = stable_slot(s, r);
+
+	if (stable_sharers(s, r) == 0 && (slot_id_is_none(slot) || slot_map_is_used(t->unused, slot)))
+		stable_free_record(s, r);
+}
+
+static void sweep(struct tidy *t)
+{
+	struct store *store = t->domain->store;
+	slot_id first;
+	uint64_t n;
+
+	stable_foreach(t->domain->stable, mark_unused, t);
+	if (t->domain->adopted)
+		mark_unrecorded(t);
+	for (uint64_t at = 0; (n = slot_map_next_run(t->unused, at, UINT64_MAX, true, &first)) > 0;
+	     at = first.n + n) {
+		n = MIN(n, (uint64_t)DROP_MAX);
+		/* Slots that cannot be punched out stay, and so do their records: they can serve again. */
+		if (store_drop(store, first, (uint32_t)n) < 0)
+			slot_map_set(t->unused, first, n, false);
+		else
+			t->freed_slots += n;
+	}
+	stable_foreach(t->domain->stable, free_unused, t);
 }
 
 static void tidy_free(struct tidy *t)
@@ -222,9 +222,7 @@ static void tidy_done(struct work *w)
 
 	if (t->sure) {
 		mark_candidates(t);
-		sweep_records(t);
-		if (t->domain->adopted)
-			sweep_unrecorded(t);
+		sweep(t);
 	}
 	if (t->sweep)
 		t->domain->orphans_left = count_orphans(t->domain->stable);
