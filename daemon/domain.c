@@ -97,7 +97,7 @@ void domain_prefetch(const struct domain *d, uint64_t fingerprint)
 }
 
 enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_id page,
-				 uint64_t fingerprint, record_id *ret_record, page_id *ret_twin)
+				 uint64_t fingerprint, page_id *ret_twin)
 {
 	record_id record;
 	page_id twin;
@@ -111,7 +111,6 @@ enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_
 	/* The engine compares bytes, and refuses the page if they are others. */
 	if (stable_find(d->stable, fingerprint, &record)) {
 		domain_make_candidate(d, b, page, record);
-		*ret_record = record;
 		return DOMAIN_CANDIDATE;
 	}
 	if (unstable_find(d->unstable, fingerprint, &twin, 1) > 0) {
@@ -141,7 +140,7 @@ void domain_offer_zeros(struct domain *d, struct ledger_block *b, page_id page)
 }
 
 int domain_join(struct domain *d, uint64_t fingerprint, slot_id slot, struct ledger_block *b1, page_id p1,
-		struct ledger_block *b2, page_id p2, record_id *ret)
+		struct ledger_block *b2, page_id p2)
 {
 	record_id record;
 	int r = stable_insert(d->stable, fingerprint, slot, &record);
@@ -150,7 +149,6 @@ int domain_join(struct domain *d, uint64_t fingerprint, slot_id slot, struct led
 		return r;
 	domain_make_candidate(d, b1, p1, record);
 	domain_make_candidate(d, b2, p2, record);
-	*ret = record;
 	return r;
 }
 

@@ -72,7 +72,7 @@ void domain_free(struct domain *d);
 
 enum domain_verdict {
 	DOMAIN_UNIQUE,	  /* now in the unstable tree */
-	DOMAIN_CANDIDATE, /* equal (by fingerprint) to a shared page: *ret_record */
+	DOMAIN_CANDIDATE, /* equal (by fingerprint) to a shared page */
 	DOMAIN_PAIR,	  /* equal (by fingerprint) to *ret_twin, a page in the unstable tree; then
 			     domain_join(), and the claim on the twin is to be given up */
 	DOMAIN_LATER,	  /* equal (by fingerprint) to *ret_twin, which another page is joining: still YOUNG, to
@@ -85,13 +85,13 @@ void domain_prefetch(const struct domain *d, uint64_t fingerprint);
 /* A YOUNG page was read and has this fingerprint. It is UNSTABLE, CANDIDATE or YOUNG afterwards,
  * or PAIRING for DOMAIN_PAIR (until domain_join() or domain_forget_*()). */
 enum domain_verdict domain_offer(struct domain *d, struct ledger_block *b, page_id page,
-				 uint64_t fingerprint, record_id *ret_record, page_id *ret_twin);
+				 uint64_t fingerprint, page_id *ret_twin);
 /* The page was read and holds zeros. */
 void domain_offer_zeros(struct domain *d, struct ledger_block *b, page_id page);
-/* Two pages have this fingerprint: makes (or finds) the record, and both become candidates. slot is the
- * store's copy, SLOT_ID_NONE without a store. */
+/* Two pages have this fingerprint: both become candidates of a new record, or (-EEXIST) of the one that there
+ * is. slot is the store's copy, SLOT_ID_NONE without a store. Other errors as stable_insert(). */
 int domain_join(struct domain *d, uint64_t fingerprint, slot_id slot, struct ledger_block *b1, page_id p1,
-		struct ledger_block *b2, page_id p2, record_id *ret);
+		struct ledger_block *b2, page_id p2);
 /* The page equals this record's: it waits for the engine. */
 void domain_make_candidate(struct domain *d, struct ledger_block *b, page_id page, record_id r);
 /* Takes the page out of the trees and makes it YOUNG with this wait, or ABSENT. The page was

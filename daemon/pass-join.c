@@ -62,12 +62,11 @@ static bool join_known(struct pass *p, const struct pair *pair)
 static void join_new(struct pass *p, const struct pair *pair)
 {
 	struct ledger *l = p->env->ledger;
-	record_id record;
 
 	/* A page that two pairs of this batch hold gets one record, and one slot. */
 	if (!join_known(p, pair) && twin_is_there(p, pair->twin, pair->fingerprint) &&
 	    domain_join(p->m->domain, pair->fingerprint, pair->slot, pass_block(p), pair->page,
-			ledger_find(l, pair->twin), pair->twin, &record) == 0)
+			ledger_find(l, pair->twin), pair->twin) == 0)
 		return;
 	release_slot(p, pair);
 	/* The twin was written meanwhile, or a tree is full: look again next pass. */
@@ -146,13 +145,12 @@ static void reserve_slots(struct pass *p)
 void pass_join_unread(struct pass *p, page_id page, page_id twin, uint64_t fingerprint)
 {
 	struct domain *d = p->m->domain;
-	record_id record;
 	int r = -EAGAIN;
 
 	release_twin(p, twin);
 	if (twin_is_there(p, twin, fingerprint))
 		r = domain_join(d, fingerprint, SLOT_ID_NONE, pass_block(p), page,
-				ledger_find(p->env->ledger, twin), twin, &record);
+				ledger_find(p->env->ledger, twin), twin);
 	if (r < 0 && r != -EEXIST)
 		domain_forget_young(d, pass_block(p), page, 1);
 }

@@ -374,10 +374,9 @@ static bool compared_ripe(struct pass *p, struct ledger_block *b, page_id page, 
 
 static void offer_content(struct pass *p, struct ledger_block *b, page_id page, uint64_t fingerprint)
 {
-	record_id record;
 	page_id twin;
 
-	switch (domain_offer(p->m->domain, b, page, fingerprint, &record, &twin)) {
+	switch (domain_offer(p->m->domain, b, page, fingerprint, &twin)) {
 	case DOMAIN_PAIR:
 		if (p->m->domain->store)
 			p->pairs[p->n_pairs++] = (struct pair){ page, twin, fingerprint, ledger_hva(b, page),
