@@ -2,7 +2,6 @@
 #include "common/kernel-probe.h"
 
 #include <fcntl.h>
-#include <linux/kernel-page-flags.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -379,7 +378,7 @@ int kernel_probe_uffd_move(void)
 	return ioctl(fd, UFFDIO_MOVE, &move) < 0 ? -errno : 0;
 }
 
-/* --- ksm, page flags, pressure --------------------------------------------------------------- */
+/* --- ksm, pressure --------------------------------------------------------------------------- */
 
 int kernel_probe_ksm(void)
 {
@@ -397,54 +396,6 @@ int kernel_probe_ksm_stat(void)
 	if (r < 0)
 		return r;
 	return strstr(text, "ksm_merging_pages") ? 0 : -EOPNOTSUPP;
-}
-
-/* The flags of a page that only we have and that KSM was never offered. */
-static int own_page_flags(uint64_t *ret)
-{
-	_cleanup_scratch_ struct scratch s = { 0 };
-	_cleanup_close_ int pagemap = own_pagemap_open();
-	_cleanup_close_ int flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	uint64_t entry, pfn;
-	ssize_t n;
-	int r = scratch_open(&s);
-
-	if (r < 0)
-		return r;
-	if (pagemap < 0 || flags < 0)
-		return -errno;
-	scratch_touch(&s, 0);
-	r = pagemap_entry(pagemap, s.map, &entry);
-	if (r < 0)
-		return r;
-	pfn = entry & PAGEMAP_ENTRY_PFN;
-	if (pfn == 0)
-		return -EPERM;
-	n = pread(flags, ret, sizeof(*ret), (off_t)(pfn * sizeof(*ret)));
-	if (n < 0)
-		return -errno;
-	return n == sizeof(*ret) ? 0 : -ENODATA;
-}
-
-int kernel_probe_page_flags(void)
-{
-	uint64_t flags;
-	int r = own_page_flags(&flags);
-
-	if (r < 0)
-		return r;
-	return flags & (UINT64_C(1) << KPF_ANON) ? 0 : -EIO;
-}
-
-int kernel_probe_kpf_ksm(void)
-{
-	uint64_t flags;
-	int r = own_page_flags(&flags);
-
-	if (r < 0)
-		return r;
-	/* Linux 6.12 sets it on every anonymous page. */
-	return flags & (UINT64_C(1) << KPF_KSM) ? -EOPNOTSUPP : 0;
 }
 
 int kernel_probe_psi(void)

@@ -21,6 +21,4 @@ int kernel_probe_suspend_seccomp(void);
 int kernel_probe_self_madvise(void);
 int kernel_probe_ksm(void);
 int kernel_probe_ksm_stat(void);
-int kernel_probe_page_flags(void);
-int kernel_probe_kpf_ksm(void);
 int kernel_probe_psi(void);

@@ -22,7 +22,7 @@ static const struct feature {
 	[KERNEL_VM_READ] = { "vm-read", kernel_probe_vm_read, "reading guests' pages",
 			     "root, or CAP_SYS_PTRACE" },
 	[KERNEL_PAGE_FRAMES] = { "page-frames", kernel_probe_page_frames,
-				 "verifying merges; zero pages without pagemap-scan",
+				 "engine ksm; zero pages without pagemap-scan",
 				 "CAP_SYS_ADMIN" },
 	[KERNEL_PAGEMAP_SCAN] = { "pagemap-scan", kernel_probe_pagemap_scan,
 				  "tracker wp; fast page maps", "Linux 6.7" },
@@ -53,11 +53,6 @@ static const struct feature {
 			 "CONFIG_KSM=y, /sys writable" },
 	[KERNEL_KSM_STAT] = { "ksm-stat", kernel_probe_ksm_stat, "what KSM merged in each guest",
 			      "Linux 6.4" },
-	[KERNEL_PAGE_FLAGS] = { "page-flags", kernel_probe_page_flags, "verifying merges",
-				"CAP_SYS_ADMIN" },
-	[KERNEL_KPF_KSM] = { "kpf-ksm", kernel_probe_kpf_ksm,
-			     "verifying KSM merges by page flags",
-			     "not Linux 6.12 (flag is wrong)" },
 	[KERNEL_PSI] = { "psi", kernel_probe_psi, "pressure = auto", "CONFIG_PSI=y, psi=1" },
 };
 static_assert(ARRAY_SIZE(features) == KERNEL_FEATURE_MAX, "a row for each feature");
@@ -286,21 +281,22 @@ bool kernel_allows_tracker_softdirty(void)
 	return kernel_has(KERNEL_SOFT_DIRTY);
 }
 
+/* The agent gives the advice, and frames say what ksmd has merged. */
 bool kernel_allows_engine_ksm(void)
 {
-	return kernel_has(KERNEL_KSM);
+	return kernel_allows_agent() && kernel_has(KERNEL_KSM) && kernel_has(KERNEL_PAGE_FRAMES);
 }
 
+/* It works with the tracker's userfaultfd. */
 bool kernel_allows_engine_remap(void)
 {
-	return kernel_allows_agent() && kernel_has(KERNEL_UFFD) && kernel_has(KERNEL_UFFD_DEVICE) &&
+	return kernel_allows_tracker_wp() && kernel_has(KERNEL_UFFD_DEVICE) &&
 	       kernel_has(KERNEL_UFFD_MOVE);
 }
 
 bool kernel_allows_daemon(void)
 {
-	return kernel_has(KERNEL_VM_READ) &&
-	       (kernel_allows_engine_ksm() || kernel_allows_engine_remap());
+	return kernel_allows_engine_ksm() || kernel_allows_engine_remap();
 }
 
 /* --- the table ------------------------------------------------------------------------------- */
@@ -365,8 +361,12 @@ void kernel_print(FILE *f)
 			  "agent pagemap-scan uffd uffd-wp-async");
 	print_consequence(f, "tracker softdirty", kernel_allows_tracker_softdirty(), "soft-dirty");
 	print_consequence(f, "tracker rehash", kernel_has(KERNEL_VM_READ), "vm-read");
-	print_consequence(f, "engine ksm", kernel_allows_engine_ksm(), "ksm");
+	print_consequence(f, "engine ksm", kernel_allows_engine_ksm(),
+			  "agent ksm page-frames");
+	/* Engine zero does what remap does, without a store. */
 	print_consequence(f, "engine remap", kernel_allows_engine_remap(),
-			  "agent uffd uffd-device uffd-move");
-	print_consequence(f, "daemon", kernel_allows_daemon(), "vm-read and an engine");
+			  "tracker wp uffd-device uffd-move");
+	print_consequence(f, "engine zero", kernel_allows_engine_remap(),
+			  "tracker wp uffd-device uffd-move");
+	print_consequence(f, "daemon", kernel_allows_daemon(), "an engine");
 }

@@ -33,8 +33,6 @@ enum kernel_feature {
 	KERNEL_SELF_MADVISE,	/* process_madvise on oneself takes any advice */
 	KERNEL_KSM,		/* /sys/kernel/mm/ksm, and we may write it */
 	KERNEL_KSM_STAT,	/* /proc/PID/ksm_stat counts merged pages */
-	KERNEL_PAGE_FLAGS,	/* /proc/kpageflags */
-	KERNEL_KPF_KSM,		/* KPF_KSM is not set on pages that no one merged */
 	KERNEL_PSI,		/* /proc/pressure/memory */
 	KERNEL_FEATURE_MAX,
 };
@@ -78,8 +76,8 @@ bool kernel_allows_agent(void);		  /* code of ours inside a guest */
 bool kernel_allows_tracker_wp(void);
 bool kernel_allows_tracker_softdirty(void);
 bool kernel_allows_engine_ksm(void);
-bool kernel_allows_engine_remap(void);
-/* Memory can be read and at least one engine works. */
+bool kernel_allows_engine_remap(void); /* and engine zero */
+/* At least one engine works. */
 bool kernel_allows_daemon(void);
 
 /* The table of `memshared --check`: a row for each feature and setting (name, answer, what it

@@ -95,6 +95,12 @@ static int open_ksm(struct manager *mgr)
 	if (r < 0)
 		return r;
 	restore_ksm(mgr);
+	if (!kernel_allows_engine_ksm()) {
+		ksm_close(&mgr->ksm);
+		(void)snprintf(mgr->ksm_reason, sizeof(mgr->ksm_reason),
+			       "it cannot work on this host: memshared --check says why");
+		return 0;
+	}
 	if (!*c->ksm_domain) {
 		ksm_close(&mgr->ksm);
 		(void)snprintf(mgr->ksm_reason, sizeof(mgr->ksm_reason),

@@ -9,19 +9,23 @@ import subprocess
 import tap
 
 MEMSHARED = os.path.join(os.environ.get("MEMSHARED_BUILDDIR", "."), "memshared")
-# What follows from a feature, when that feature is absent.
+AGENT = {"agent", "tracker wp", "engine ksm", "engine remap", "engine zero", "daemon"}
+WP = {"tracker wp", "engine remap", "engine zero"}
+# What follows from a feature, when that feature is absent. Without the agent no guest can be enrolled.
 FOLLOWS = {
-    "vm-read": {"agent", "tracker wp", "tracker rehash", "engine remap", "daemon"},
-    "pagemap-scan": {"tracker wp"},
+    "vm-read": AGENT | {"tracker rehash"},
+    "page-frames": {"engine ksm"},
+    "pagemap-scan": WP,
     "soft-dirty": {"tracker softdirty"},
-    "uffd": {"tracker wp", "engine remap"},
-    "uffd-device": {"engine remap"},
-    "uffd-wp-async": {"tracker wp"},
-    "uffd-move": {"engine remap"},
-    "pidfd-getfd": {"agent", "tracker wp", "engine remap"},
-    "ptrace": {"agent", "tracker wp", "engine remap"},
+    "uffd": WP,
+    "uffd-device": WP - {"tracker wp"},
+    "uffd-wp-async": WP,
+    "uffd-move": WP - {"tracker wp"},
+    "pidfd-getfd": AGENT,
+    "ptrace": AGENT,
     "ksm": {"engine ksm"},
 }
+
 
 def check(deny=None):
     """Runs the program; (exit status, {feature: answer}, {consequence: answer}, text)."""
@@ -66,16 +70,23 @@ def denied(_context):
         status, now, then, text = check(name)
         lost = FOLLOWS.get(name, set())
         assert now[name] == "denied", text
-        for consequence in set(follows) - {"daemon"}:
+        for consequence in follows:
             expected = "no" if consequence in lost else follows[consequence]
+            if consequence == "daemon" and "daemon" not in lost:
+                expected = "yes" if "yes" in (then["engine ksm"], then["engine remap"]) else "no"
             assert then[consequence] == expected, f"{name}: {consequence}\n{text}"
         assert status == (0 if then["daemon"] == "yes" else 1), text
 
 
 @tap.test("without an engine the daemon cannot work")
 def no_engine(_context):
-    status, _, follows, text = check("ksm,uffd-move")
-    assert status == 1 and follows["daemon"] == "no", text
+    for names in ("ksm,uffd-move", "page-frames,pagemap-scan", "ptrace", "pidfd-getfd"):
+        status, _, follows, text = check(names)
+        assert status == 1 and follows["daemon"] == "no", text
+        daemon = subprocess.run([MEMSHARED], env=dict(os.environ, MEMSHARED_KERNEL_DENY=names),
+                                capture_output=True, text=True, timeout=60, check=False)
+        assert daemon.returncode == 1 and "--check says what is missing" in daemon.stderr, \
+            daemon.stderr
 
 
 @tap.test("an unknown name is refused")

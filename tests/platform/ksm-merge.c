@@ -4,7 +4,6 @@
  * a merged page has lost its write-protect mark and can't be moved, and what page flags say.
  */
 #include <fcntl.h>
-#include <linux/kernel-page-flags.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -131,29 +130,6 @@ static void merged_cannot_move(void **state _unused_)
 	unmap_pages(target, 1);
 }
 
-/* Where KPF_KSM is right, it is set on a merged page and on no other. */
-static void page_flag(void **state _unused_)
-{
-	_cleanup_close_ int pagemap = pagemap_open(getpid());
-	_cleanup_close_ int flags_fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	uint64_t flags, frame;
-	char *map;
-
-	if (flags_fd < 0)
-		SKIP("no /proc/kpageflags");
-	SKIP_WITHOUT(KERNEL_KPF_KSM);
-	ksm_borrow();
-	map = merged_pair(pagemap);
-	frame = page_frame(pagemap, map);
-	assert_int_equal(must(pread(flags_fd, &flags, 8, (off_t)(frame * 8))), 8);
-	assert_true(flags & (1U << KPF_KSM));
-	map[0]++;
-	frame = page_frame(pagemap, map);
-	assert_int_equal(must(pread(flags_fd, &flags, 8, (off_t)(frame * 8))), 8);
-	assert_false(flags & (1U << KPF_KSM));
-	unmap_pages(map, 2);
-}
-
 static void advisor_owns_pages_to_scan(void **state _unused_)
 {
 	ksm_borrow();
@@ -172,7 +148,6 @@ int main(void)
 		cmocka_unit_test_teardown(process_counts, teardown),
 		cmocka_unit_test_teardown(merged_loses_mark, teardown),
 		cmocka_unit_test_teardown(merged_cannot_move, teardown),
-		cmocka_unit_test_teardown(page_flag, teardown),
 		cmocka_unit_test_teardown(advisor_owns_pages_to_scan, teardown),
 	};
 
