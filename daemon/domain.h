@@ -39,6 +39,8 @@ struct domain {
 	uint64_t offered;    /* pages that became CANDIDATE or ZEROS, ever */
 	uint64_t offered_last_round; /* the same when the last round of the engine began */
 	uint64_t last_round_usec;    /* when it ended */
+	uint64_t offered_before, offered_before_usec; /* some passes ago, and when (monotonic) */
+	bool wave; /* so much was offered at once that the next round is not to wait for more */
 	unsigned round_backoff;	     /* rounds in a row that gained next to nothing, bounded */
 	bool round_running;
 	bool round_merges; /* with ksmd */

@@ -14,13 +14,18 @@
 #include "daemon/unmerge.h"
 #include "daemon/yield.h"
 
-/* Fewer new candidates than this wait for more: a round costs ksmd a walk of all marks. */
+/* Fewer new candidates than this wait for more. */
 #define ROUND_MIN_PAGES	  16U
-/* So do fewer than this share of what is merged, for so many passes: the walk is over all of that. */
-#define ROUND_SHARE	  32U
-#define ROUND_PASSES	  6U
+/* So do fewer than this share of what is merged, for so many passes. A round has ksmd walk all that is
+ * marked, twice, and the guests' marks unfolded and folded, which costs 2 us for each page there,
+ * and 20 us for each new one: at this share the former is two thirds of the latter. */
+#define ROUND_SHARE	  8U
+#define ROUND_PASSES	  12U
+/* But not what came at once, as when a guest boots beside its twins: more than this share, within the time of
+ * a pass. */
+#define ROUND_WAVE_SHARE  32U
 /* The marks are folded when there was no round for so many passes (merge-ksm.h). */
-#define FOLD_PASSES	  2U
+#define FOLD_PASSES	  1U
 /* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
 #define ROUND_BACKOFF_MAX 6U
 /* A domain's store is tidied after so many passes when pages came to share or ceased to: what guests
@@ -80,6 +85,17 @@ static bool needs_audit(const struct manager *mgr, const struct domain *d)
 	       sharers + MAX(s.sharers_pages / AUDIT_SHARE, (uint64_t)ROUND_MIN_PAGES) < s.sharers_pages;
 }
 
+static void note_wave(const struct manager *mgr, struct domain *d)
+{
+	uint64_t now = now_usec();
+
+	d->wave |= d->offered - d->offered_before > count_sharers(mgr, d) / ROUND_WAVE_SHARE;
+	if (now - d->offered_before_usec < mgr->pass_env.interval_usec)
+		return;
+	d->offered_before = d->offered;
+	d->offered_before_usec = now;
+}
+
 static void pass_done(struct member *m, int r, void *userdata)
 {
 	struct manager *mgr = userdata;
@@ -99,6 +115,7 @@ static void pass_done(struct member *m, int r, void *userdata)
 		interval = MAX(interval, PASS_RETRY_USEC);
 	} else {
 		look_for_ram(mgr, m);
+		note_wave(mgr, m->domain);
 		m->domain->audit_due |= needs_audit(mgr, m->domain);
 	}
 	m->next_pass_usec = now_usec() + interval;
@@ -120,8 +137,10 @@ static void note_round(struct domain *d, const struct merge_ksm_stats *s)
 {
 	d->last_round_usec = now_usec();
 	d->fold_due = true;
-	if (s->incomplete)
+	if (s->incomplete) {
 		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
+		d->wave = true;
+	}
 	if (s->incomplete || s->gained_pages >= ROUND_MIN_PAGES)
 		d->round_backoff = 0;
 	else
@@ -202,7 +221,7 @@ static bool domain_wants_round(const struct manager *mgr, const struct domain *d
 
 	if (!mgr->merge_ksm || d->round_running || d->engine != POLICY_ENGINE_KSM || new < ROUND_MIN_PAGES)
 		return false;
-	if (new < count_sharers(mgr, d) / ROUND_SHARE &&
+	if (!d->wave && new < count_sharers(mgr, d) / ROUND_SHARE &&
 	    now - d->last_round_usec < ROUND_PASSES * mgr->pass_env.interval_usec)
 		return false;
 	if (new < (uint64_t)ROUND_MIN_PAGES << d->round_backoff &&
@@ -250,8 +269,10 @@ static void start_round(struct manager *mgr, struct domain *d, enum merge_ksm_ki
 		if (m->domain == d && !m->gone && !member_rests(m) && m->agent)
 			members[n++] = m;
 	/* Not again before there is something new. */
-	if (kind == MERGE_KSM_MERGE)
-		d->offered_last_round = d->offered;
+	if (kind == MERGE_KSM_MERGE) {
+		d->offered_last_round = d->offered_before = d->offered;
+		d->wave = false;
+	}
 	d->fold_due &= kind != MERGE_KSM_FOLD;
 	if (members && n == 0) {
 		d->audit_wanted = d->audit_due = false;

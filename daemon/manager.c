@@ -61,6 +61,7 @@ static struct merge_ksm_config ksm_config(const struct config *c)
 		.allow_foreign = c->ksm_allow_foreign,
 		.pages_to_scan = c->ksm_pages_to_scan,
 		.sleep_msec = c->ksm_sleep_millisecs,
+		.interval_usec = c->pass_interval_usec,
 		.round_max_usec = ROUND_MAX_USEC,
 	};
 }

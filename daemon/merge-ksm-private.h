@@ -2,12 +2,8 @@
 /* What the files of engine ksm share. */
 #pragma once
 
+#include "daemon/frames.h"
 #include "daemon/merge-ksm.h"
-
-struct verified {
-	uint64_t pfn;
-	page_id page;
-};
 
 struct merge_ksm {
 	/* Immutable. */
@@ -35,10 +31,11 @@ struct merge_ksm {
 	} turn; /* starts or stops ksmd */
 	uint64_t started_usec, ksmd_nsec;
 	uint64_t full_scans, merged, marked_scan, progress_scan;
-	/* When KSM has merged so many pages of our guests, all candidates are merged. Pages that were
-	 * written since they were merged count until ksmd comes by: then this is never reached. */
-	uint64_t goal_pages;
-	bool paused, converged, cut;
+	/* When KSM has merged so many pages of our guests, all candidates are merged. What was written
+	 * since it was merged counts until ksmd comes by, and a page whose last other sharer went
+	 * counts, too (stale): then it must have come by everywhere, and find nothing more. */
+	uint64_t goal_pages, merged_last_poll;
+	bool stale, paused, converged, cut;
 	enum merge_ksm_kind kind;
 	struct merge_ksm_stats stats;
 };
@@ -57,8 +54,8 @@ struct ksm_job {
 	struct run_list {
 		struct page_run *v;
 		size_t n, size;
-	} runs;			  /* what the tracker said of the marked ranges */
-	struct verified *verified; /* frame of every present page in them */
+	} runs;			  /* what the tracker said of the marked ranges and between them */
+	struct frame_page *verified; /* frame of every present page in them */
 	size_t n_verified;
 	uint64_t rmap_items;
 };

@@ -31,7 +31,7 @@ static int note_run(const struct page_run *run, void *userdata)
 	return 0;
 }
 
-/* How many of n marks are so near to each other that the page map is read once for all of them. */
+/* How many of n marks are so near to each other that they are looked at together, with what is between. */
 static size_t marks_together(const struct mark *v, size_t n)
 {
 	size_t k = 1;
@@ -46,27 +46,24 @@ static int verify_marks(struct ksm_job *job, const struct ledger_block *b, const
 {
 	uint32_t first = v[0].first, n_pages = v[n - 1].first + v[n - 1].n_pages - first;
 	_cleanup_free_ uint64_t *pfns = calloc(n_pages, sizeof(*pfns));
-	int r = 0;
+	hva start = hva_add_pages(b->start, first);
+	int r;
 
 	if (!pfns)
 		return -ENOMEM;
 	/* In this order: a page that is written after collect shows in the next pass; one that was
 	 * written before has a frame of its own. Merging drops write protection, so the tracker's
 	 * word counts only for pages that were not candidates. */
-	for (size_t k = 0; k < n && r >= 0; k++) {
-		hva start = hva_add_pages(b->start, v[k].first);
-
-		if (tracker_is_exact(job->m->tracker))
-			r = tracker_collect(job->m->tracker, start, v[k].n_pages, note_run, &job->runs);
-		else /* the pass must not miss what is told only once */
-			r = pagemap_walk(job->m->process, start, v[k].n_pages, 0, note_run, &job->runs);
-	}
+	if (tracker_is_exact(job->m->tracker))
+		r = tracker_collect(job->m->tracker, start, n_pages, note_run, &job->runs);
+	else /* the pass must not miss what is told only once */
+		r = pagemap_walk(job->m->process, start, n_pages, 0, note_run, &job->runs);
 	if (r >= 0)
-		r = pagemap_read_pfns(job->m->process, hva_add_pages(b->start, first), n_pages, pfns);
+		r = pagemap_read_pfns(job->m->process, start, n_pages, pfns);
 	for (size_t k = 0; k < n && r >= 0; k++)
 		for (uint32_t i = v[k].first; i < v[k].first + v[k].n_pages; i++)
 			if (pfns[i - first])
-				job->verified[job->n_verified++] = (struct verified){
+				job->verified[job->n_verified++] = (struct frame_page){
 					pfns[i - first], PAGE_ID(b->first.n + i)
 				};
 	return r;
@@ -101,7 +98,12 @@ static void verify_run(struct work *w)
 static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
 {
 	struct member *m = job->m;
+	uint64_t interval = mk->config.interval_usec;
+	unsigned wait = member_wait_steps(m->policy.min_age_usec, interval,
+					  member_step_passes(&m->policy, interval));
 
+	/* The next pass does not hear of it again: it looks one pass later. */
+	wait = MIN(wait + 1, LEDGER_WAIT_MAX);
 	for (size_t i = 0; i < job->runs.n; i++) {
 		const struct page_run *run = &job->runs.v[i];
 		struct ledger_block *b = NULL;
@@ -110,6 +112,10 @@ static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
 			if (run->start.addr >= m->blocks[k]->start.addr &&
 			    run->start.addr < hva_add_pages(m->blocks[k]->start, m->blocks[k]->n_pages).addr)
 				b = m->blocks[k];
+		/* Huge pages that are to stay whole are no candidates. */
+		bool looks = tracker_is_exact(m->tracker) &&
+			     !(run->bits & PAGE_HUGE && m->policy.thp == THP_KEEP);
+
 		if (!b)
 			continue;
 		for (uint64_t n = 0; n < run->n_pages; n++) {
@@ -123,18 +129,12 @@ static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
 			else if ((!(run->bits & PAGE_PRESENT) || run->bits & PAGE_ZERO) &&
 				 s != PAGE_STATE_HOLE)
 				domain_forget_absent(m->domain, b, page);
-			else if (!merge_ksm_wants(s) && run->bits & PAGE_WRITTEN &&
-				 tracker_is_exact(m->tracker))
-				domain_forget_young(m->domain, b, page, NOT_MERGED_WAIT);
+			else if (looks && run->bits & PAGE_WRITTEN && !merge_ksm_wants(s))
+				domain_forget_young(m->domain, b, page,
+						    s == PAGE_STATE_YOUNG ? MAX(wait, ledger_wait(mk->ledger, page))
+									  : wait);
 		}
 	}
-}
-
-static int compare_pfns(const void *a, const void *b)
-{
-	const struct verified *x = a, *y = b;
-
-	return x->pfn < y->pfn ? -1 : x->pfn > y->pfn;
 }
 
 /* A page whose frame no other page of the domain has is not shared. */
@@ -163,9 +163,9 @@ static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id p
 		domain_merged(b->member->domain, b, page, RECORD_ID(UINT32_MAX));
 }
 
-static void apply_frames(struct merge_ksm *mk, struct verified *v, size_t n)
+/* v: sorted by frame. */
+static void apply_frames(struct merge_ksm *mk, const struct frame_page *v, size_t n)
 {
-	qsort(v, n, sizeof(*v), compare_pfns);
 	mk->stats.shared_pages = 0;
 	mk->stats.sharers_pages = 0;
 	mk->stats.gained_pages = 0;
@@ -200,7 +200,7 @@ static void verify_done(struct work *w)
 {
 	struct ksm_job *job = (struct ksm_job *)w;
 	struct merge_ksm *mk = job->mk;
-	_cleanup_free_ struct verified *all = NULL;
+	_cleanup_free_ struct frame_page *all = NULL;
 	size_t n = 0, at = 0;
 
 	if (!merge_ksm_job_done(job))
@@ -211,7 +211,8 @@ static void verify_done(struct work *w)
 		if (!mk->members[i]->gone && mk->jobs[i].error == 0)
 			n += mk->jobs[i].n_verified;
 	}
-	all = calloc(MAX(n, (size_t)1), sizeof(*all));
+	/* And the scratch that sorting takes. */
+	all = calloc(MAX(2 * n, (size_t)1), sizeof(*all));
 	if (!all) {
 		merge_ksm_finish_round(mk, -ENOMEM);
 		return;
@@ -226,6 +227,7 @@ static void verify_done(struct work *w)
 				all[at++] = job->verified[k];
 		mk->stats.rmap_items += job->rmap_items;
 	}
+	frames_sort(all, all + at, at);
 	apply_frames(mk, all, at);
 	mk->stats.incomplete = !mk->converged;
 	mk->stats.rounds++;

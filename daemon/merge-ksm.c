@@ -13,6 +13,8 @@
 /* Full scans that end after marking until all that was marked has been tried: the first began before
  * that, and may have missed most of it; a page's first scan only takes its checksum; the next merges. */
 #define TRIED_SCANS 3U
+/* And until ksmd came by at each page once. */
+#define VISITED_SCANS 2U
 
 const char *merge_ksm_phase_to_string(enum merge_ksm_phase p)
 {
@@ -230,6 +232,15 @@ static void start_done(struct work *w)
 		turn(mk, MERGE_KSM_STOP, stop_run, start_failed);
 }
 
+static uint64_t count_sharers(const struct member *m)
+{
+	uint64_t n = 0;
+
+	for (size_t b = 0; b < m->n_blocks; b++)
+		n += m->blocks[b]->counts[PAGE_STATE_SHARED];
+	return n;
+}
+
 static void start_ksmd(struct merge_ksm *mk)
 {
 	struct ksm_counters c;
@@ -244,8 +255,11 @@ static void start_ksmd(struct merge_ksm *mk)
 	mk->paused = false;
 	mk->converged = false;
 	mk->full_scans = mk->marked_scan = mk->progress_scan = c.full_scans;
-	mk->merged = count_merged(mk, &c);
-	mk->goal_pages = mk->merged;
+	mk->merged = mk->merged_last_poll = count_merged(mk, &c);
+	mk->goal_pages = 0;
+	for (size_t i = 0; i < mk->n_members; i++)
+		mk->goal_pages += count_sharers(mk->members[i]);
+	mk->stale = mk->merged > mk->goal_pages;
 	for (size_t i = 0; i < mk->n_members; i++)
 		mk->goal_pages += mk->jobs[i].plan.n_candidates;
 	turn(mk, MERGE_KSM_START, start_run, start_done);
@@ -303,8 +317,11 @@ static void hold_to_budget(struct merge_ksm *mk)
 static bool is_converged(struct merge_ksm *mk, const struct ksm_counters *c)
 {
 	uint64_t merged = count_merged(mk, c);
+	bool still = merged == mk->merged_last_poll && !mk->paused;
 
-	if (merged >= mk->goal_pages)
+	mk->merged_last_poll = merged;
+	if (merged >= mk->goal_pages &&
+	    (!mk->stale || (still && c->full_scans - mk->marked_scan >= VISITED_SCANS)))
 		return true;
 	if (c->full_scans == mk->full_scans)
 		return false;

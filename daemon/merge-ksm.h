@@ -59,6 +59,7 @@ struct merge_ksm_config {
 	bool allow_foreign;	/* run ksmd although others have mergeable memory */
 	uint32_t pages_to_scan; /* of one wake-up of ksmd */
 	uint32_t sleep_msec;	/* between two of them */
+	uint64_t interval_usec;	 /* between two passes over a guest */
 	uint64_t round_max_usec; /* a round that is not done by then goes on in the next */
 };
 
