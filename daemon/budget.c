@@ -30,13 +30,18 @@ static void refill(struct budget *b, uint64_t now_usec)
 		b->tokens += (int64_t)more;
 }
 
+static int64_t floor_of(uint64_t rate_per_sec)
+{
+	return -(int64_t)(MIN(rate_per_sec, (uint64_t)INT64_MAX / 4 / BUDGET_DEBT_SEC) * BUDGET_DEBT_SEC);
+}
+
 void budget_set_rate(struct budget *b, uint64_t rate_per_sec, uint64_t burst, uint64_t now_usec)
 {
 	assert(burst <= INT64_MAX / 2);
 	refill(b, now_usec);
 	b->rate_per_sec = rate_per_sec;
 	b->burst = (int64_t)burst;
-	b->tokens = MIN(b->tokens, b->burst);
+	b->tokens = MAX(MIN(b->tokens, b->burst), floor_of(rate_per_sec));
 }
 
 void budget_charge(struct budget *b, uint64_t amount, uint64_t now_usec)
@@ -45,8 +50,7 @@ void budget_charge(struct budget *b, uint64_t amount, uint64_t now_usec)
 	if (b->rate_per_sec == UINT64_MAX)
 		return;
 	refill(b, now_usec);
-	/* The floor keeps a wrong huge charge from stopping work for ever. */
-	b->tokens = MAX(b->tokens - (int64_t)MIN(amount, (uint64_t)INT64_MAX / 4), INT64_MIN / 4);
+	b->tokens = MAX(b->tokens - (int64_t)MIN(amount, (uint64_t)INT64_MAX / 4), floor_of(b->rate_per_sec));
 }
 
 uint64_t budget_wait_usec(struct budget *b, uint64_t now_usec)

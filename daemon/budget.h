@@ -5,12 +5,15 @@
  *
  * Work is charged after it was done, so the bucket may go below zero by one job; the next job
  * waits until it is above zero again. Over any time T the work is at most rate * T plus one
- * burst plus one job.
+ * burst plus one job. A job that took longer than BUDGET_DEBT_SEC's worth is forgiven the rest, so that
+ * no single charge, wrong ones included, stops all work for longer.
  */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#define BUDGET_DEBT_SEC 60U
 
 struct budget {
 	uint64_t rate_per_sec; /* tokens for each second; UINT64_MAX: no limit */

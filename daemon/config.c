@@ -15,6 +15,7 @@
 
 #include "common/parse.h"
 #include "common/util.h"
+#include "daemon/work.h"
 
 /* Shorter than inih's own bound (200 with line end), which other builds may have lowered. */
 #define LINE_MAX_BYTES 190U
@@ -90,7 +91,7 @@ static int parse_level(const char *s, void *field)
 
 static int parse_workers(const char *s, void *field)
 {
-	return parse_u32(s, 0, 64, field);
+	return parse_u32(s, 0, WORK_THREADS_MAX, field);
 }
 
 static int parse_cpu(const char *s, void *field)

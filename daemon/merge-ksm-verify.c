@@ -8,7 +8,7 @@
 #include "common/log.h"
 #include "common/util.h"
 
-/* Passes that a page waits which ksmd did not merge. */
+/* Passes that a page waits at least which ksmd did not merge. */
 #define NOT_MERGED_WAIT 4U
 /* Entries of the page map in one read, and what is read for nothing rather than reading once more. */
 #define PAGE_MAP_PAGES	4096U
@@ -94,16 +94,21 @@ static void verify_run(struct work *w)
 	job->error = r;
 }
 
+/* Passes, at most what the ledger has room for. */
+static unsigned wait_passes(const struct merge_ksm *mk, const struct member *m, uint64_t usec)
+{
+	uint64_t interval = mk->config.interval_usec;
+
+	return member_wait_steps(usec, interval, member_step_passes(&m->policy, interval));
+}
+
 /* Candidates keep their state: their frames decide. Others were written or went away. */
 static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
 {
 	struct member *m = job->m;
-	uint64_t interval = mk->config.interval_usec;
-	unsigned wait = member_wait_steps(m->policy.min_age_usec, interval,
-					  member_step_passes(&m->policy, interval));
+	/* The next pass counts one down without having heard of the write. */
+	unsigned wait = MIN(wait_passes(mk, m, m->policy.min_age_usec) + 1, LEDGER_WAIT_MAX);
 
-	/* The next pass does not hear of it again: it looks one pass later. */
-	wait = MIN(wait + 1, LEDGER_WAIT_MAX);
 	for (size_t i = 0; i < job->runs.n; i++) {
 		const struct page_run *run = &job->runs.v[i];
 		struct ledger_block *b = NULL;
@@ -137,18 +142,32 @@ static void apply_runs(struct merge_ksm *mk, struct ksm_job *job)
 	}
 }
 
+/* A collect that failed may have taken marks that it did not report: fingerprints count for nothing. */
+static void forget_fingerprints(struct merge_ksm *mk, struct ksm_job *job)
+{
+	struct member *m = job->m;
+
+	for (size_t i = 0; i < m->n_blocks; i++) {
+		struct ledger_block *b = m->blocks[i];
+
+		for (uint32_t n = 0; m->marks[i].n > 0 && n < b->n_pages; n++)
+			if (ledger_state(mk->ledger, PAGE_ID(b->first.n + n)) == PAGE_STATE_UNSTABLE)
+				domain_forget_young(m->domain, b, PAGE_ID(b->first.n + n), 1);
+	}
+}
+
 /* A page whose frame no other page of the domain has is not shared. */
 static void apply_alone(struct merge_ksm *mk, struct ledger_block *b, page_id page)
 {
+	const struct member *m = b->member;
 	enum page_state s = ledger_state(mk->ledger, page);
+	bool missed = mk->converged && mk->kind == MERGE_KSM_MERGE &&
+		      (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS);
+	unsigned wait = wait_passes(mk, m, missed ? m->policy.min_age_usec : m->policy.cow_backoff_usec);
 
-	if (s == PAGE_STATE_SHARED)
-		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
-	else if (mk->converged && mk->kind == MERGE_KSM_MERGE &&
-		 (s == PAGE_STATE_CANDIDATE || s == PAGE_STATE_ZEROS)) {
-		mk->stats.missed_pages++;
-		domain_forget_young(b->member->domain, b, page, NOT_MERGED_WAIT);
-	}
+	mk->stats.missed_pages += missed;
+	if (missed || s == PAGE_STATE_SHARED)
+		domain_forget_young(m->domain, b, page, MAX(wait, NOT_MERGED_WAIT));
 }
 
 static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id page)
@@ -207,9 +226,15 @@ static void verify_done(struct work *w)
 		return;
 	mk->stats.rmap_items = 0;
 	for (size_t i = 0; i < mk->n_members; i++) {
-		mk->members[i]->shared_pages = 0;
-		if (!mk->members[i]->gone && mk->jobs[i].error == 0)
-			n += mk->jobs[i].n_verified;
+		job = &mk->jobs[i];
+		job->m->shared_pages = 0;
+		if (job->m->gone)
+			continue;
+		apply_runs(mk, job);
+		if (job->error < 0)
+			forget_fingerprints(mk, job);
+		else
+			n += job->n_verified;
 	}
 	/* And the scratch that sorting takes. */
 	all = calloc(MAX(2 * n, (size_t)1), sizeof(*all));
@@ -221,7 +246,6 @@ static void verify_done(struct work *w)
 		job = &mk->jobs[i];
 		if (job->m->gone || job->error < 0)
 			continue;
-		apply_runs(mk, job);
 		for (size_t k = 0; k < job->n_verified; k++)
 			if (has_frame(mk, job->verified[k].page))
 				all[at++] = job->verified[k];

@@ -303,9 +303,11 @@ static void hold_to_budget(struct merge_ksm *mk)
 	uint64_t nsec = ksm_cpu_nsec(mk->ksm), now = now_usec();
 	bool pause;
 
-	mk->stats.ksmd_cpu_nsec += nsec - mk->ksmd_nsec;
-	budget_charge(mk->cpu, nsec - mk->ksmd_nsec, now);
-	mk->ksmd_nsec = nsec;
+	if (nsec > mk->ksmd_nsec) { /* 0 when it cannot be read */
+		mk->stats.ksmd_cpu_nsec += nsec - mk->ksmd_nsec;
+		budget_charge(mk->cpu, nsec - mk->ksmd_nsec, now);
+		mk->ksmd_nsec = nsec;
+	}
 	pause = budget_wait_usec(mk->cpu, now) > 0;
 	if (pause == mk->paused)
 		return;

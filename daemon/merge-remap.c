@@ -330,7 +330,7 @@ static void arm_anew(const struct member *m)
 static void batch_run(struct work *w)
 {
 	struct remap *r = (struct remap *)w;
-	uint64_t before = agent_cpu_nsec(r->m->agent);
+	uint64_t before = agent_cpu_nsec(r->m->agent), after;
 
 	r->result = r->m->domain->store ? remap_map_store(r->m) : 0;
 	FAULT_POINT("remap-before-batch");
@@ -350,7 +350,9 @@ static void batch_run(struct work *w)
 		tracker_remapped(r->m->tracker, hva_add_pages(p->block->start, p->run.first),
 				 p->run.n_pages);
 	}
-	r->agent_nsec = agent_cpu_nsec(r->m->agent) - before;
+	/* 0 when the guest is gone by now. */
+	after = agent_cpu_nsec(r->m->agent);
+	r->agent_nsec = after > before ? after - before : 0;
 }
 
 /* --- apply ------------------------------------------------------------------------------ */

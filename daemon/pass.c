@@ -168,6 +168,8 @@ static void collect_run(struct work *w)
 	for (uint32_t i = 0; i < p->n_looks && p->error >= 0; i++)
 		p->error = tracker_collect(p->m->tracker, hva_add_pages(b->start, p->looks[i].first),
 					   p->looks[i].n_pages, on_run, p);
+	if (p->error >= 0)
+		p->error = FAULT_ERRNO("pass-collected");
 }
 
 static void want_read(struct pass *p, uint32_t i)
@@ -310,20 +312,40 @@ static void apply_run(struct pass *p, struct ledger_block *b, const struct run *
 	}
 }
 
+/* A collect that failed may have taken marks that it did not report: what follows the last run counts as
+ * written. Fingerprints are not to be trusted then; frames of shared pages tell by themselves. */
+static void forget_uncollected(struct pass *p)
+{
+	struct ledger_block *b = pass_block(p);
+	const struct run *last = p->n_runs > 0 ? &p->runs[p->n_runs - 1] : NULL;
+	uint32_t from = last ? last->first + last->n_pages : 0;
+
+	for (uint32_t k = 0; k < p->n_looks; k++)
+		for (uint32_t i = MAX(from, p->looks[k].first); i < p->looks[k].first + p->looks[k].n_pages; i++) {
+			page_id page = PAGE_ID(b->first.n + i);
+			enum page_state s = ledger_state(p->env->ledger, page);
+
+			if (s == PAGE_STATE_UNSTABLE || s == PAGE_STATE_YOUNG)
+				domain_forget_young(p->m->domain, b, page, 1);
+		}
+}
+
 static void collect_done(struct work *w)
 {
 	struct pass *p = (struct pass *)w;
 	uint64_t start = thread_cpu_nsec();
 
-	if (p->error < 0) {
-		pass_charge(p, start);
-		pass_finish(p, p->error);
-		return;
-	}
 	p->n_ranges = 0;
 	p->n_read = 0;
 	for (uint32_t i = 0; i < p->n_runs && !p->m->gone; i++)
 		apply_run(p, pass_block(p), &p->runs[i]);
+	if (p->error < 0) {
+		if (!p->m->gone)
+			forget_uncollected(p);
+		pass_charge(p, start);
+		pass_finish(p, p->error);
+		return;
+	}
 	for (uint32_t i = 0; i < p->n_looks; i++)
 		quiet_end(pass_block(p), &p->looks[i], p->m->counts.passes);
 	pass_charge(p, start);

@@ -7,15 +7,13 @@
 
 #include "common/util.h"
 
-#define THREADS_MAX 16U
-
 struct queue {
 	struct work *head, **tail;
 };
 
 struct work_pool {
 	/* Immutable after work_pool_new(). */
-	pthread_t threads[THREADS_MAX];
+	pthread_t threads[WORK_THREADS_MAX];
 	unsigned n_threads;
 	int event_fd; /* readable when finished is not empty */
 	sd_event_source *source;
@@ -130,7 +128,7 @@ int work_pool_new(sd_event *event, unsigned n_threads, struct work_pool **ret)
 	struct work_pool *p;
 	int r;
 
-	assert(n_threads >= 1 && n_threads <= THREADS_MAX);
+	assert(n_threads >= 1 && n_threads <= WORK_THREADS_MAX);
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return -ENOMEM;

@@ -12,7 +12,8 @@
 #include <stdint.h>
 #include <systemd/sd-event.h>
 
-#define WORK_QUEUE_MAX 256U
+#define WORK_QUEUE_MAX	 256U
+#define WORK_THREADS_MAX 64U
 
 struct work_pool;
 

@@ -3,9 +3,11 @@
 """Engine remap on real guests that check their own memory."""
 import contextlib
 import os
+import signal
 import time
 
 import harness
+import merging
 import remapping
 
 MIB = 1 << 20
@@ -284,6 +286,24 @@ def kills(host):
         daemon.call("Unenroll", pid=g.pid)
         g.check()
         assert sharers(host, g) == 0
+
+
+@harness.test("a guest that dies in the middle of a batch holds up nobody else")
+def dies_in_batch(host):
+    guests = [host.guest("g%d" % i, mib=32, uid=65534).ready() for i in range(3)]
+    daemon = host.daemon(CONFIG % (host.directory + "/state"),
+                         environment={"MEMSHARED_FAULT": "remap-batch-done:stop:1"})
+    daemon.call("Enroll", pid=guests[0].pid)
+    merging.wait_stopped(host, daemon)
+    guests[0].kill()
+    daemon.signal(signal.SIGCONT)
+    host.wait(lambda: not daemon.guest(guests[0]), 30, "the daemon sees that it is gone")
+    assert daemon.call("Status")["cpu"]["agents_usec"] < 60 * 1000000
+    for g in guests[1:]:
+        enrolled(host, daemon, g)
+    host.wait(lambda: daemon.totals()["sharing_pages"] > 100, 60, "the others merge")
+    for g in guests[1:]:
+        g.check()
 
 
 if __name__ == "__main__":

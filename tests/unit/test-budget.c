@@ -66,6 +66,22 @@ static void a_raised_rate_counts_at_once(void **state _unused_)
 	assert_true(budget_wait_usec(&b, 0) < before / 50);
 }
 
+static void no_charge_stops_work_for_long(void **state _unused_)
+{
+	const uint64_t wrong[] = { UINT64_MAX, UINT64_MAX - 5, INT64_MAX, INT64_MAX / 4 };
+	struct budget b;
+
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		budget_init(&b, NSEC_PER_SEC / 10, 1000, 0);
+		budget_charge(&b, wrong[i], 0);
+		budget_charge(&b, wrong[i], 0);
+		assert_true(budget_wait_usec(&b, 0) <= BUDGET_DEBT_SEC * USEC_PER_SEC + 1);
+		/* Nor does a lowered rate turn what was owed into more. */
+		budget_set_rate(&b, 1000, 1000, 0);
+		assert_true(budget_wait_usec(&b, 0) <= BUDGET_DEBT_SEC * USEC_PER_SEC + 2000);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -74,6 +90,7 @@ int main(void)
 		cmocka_unit_test(no_rate_waits_for_ever),
 		cmocka_unit_test(a_clock_that_jumps),
 		cmocka_unit_test(a_raised_rate_counts_at_once),
+		cmocka_unit_test(no_charge_stops_work_for_long),
 	};
 
 	return cmocka_run_group_tests_name("budget", tests, NULL, NULL);
