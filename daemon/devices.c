@@ -17,6 +17,12 @@ static const struct {
 	{ "/dev/vhost-vdpa-", LIBVIRT_VDPA },
 	{ "/dev/sev", LIBVIRT_SECURE },
 	{ "/dev/sgx_vepc", LIBVIRT_SECURE },
+	/* These copy from and to memory by the process's page tables; vhost-net may send from pages that
+	 * it holds, which are as they were when the guest gave them. */
+	{ "/dev/vhost-net", 0 },
+	{ "/dev/vhost-vsock", 0 },
+	/* vhost-scsi, and what is new. */
+	{ "/dev/vhost-", LIBVIRT_VHOST_SCSI },
 };
 
 uint32_t devices_of_link(const char *link)

@@ -44,6 +44,10 @@ static const struct libvirt_refusal refusals[] = {
 	{LIBVIRT_PAGE_REPORTING, REMAP,
 	 "free page reporting discards memory behind the engine's back",
 	 "use engine ksm or zero, or freePageReporting='off'"},
+	/* It holds them by references alone (iov_iter_get_pages2), which the kernel's own merging minds
+	 * and UFFDIO_MOVE does not: what it reads from a disk would go to a page that was dropped. */
+	{LIBVIRT_VHOST_SCSI, REMAP | ZERO, "vhost-scsi does I/O to memory in a way that does not show",
+	 "use engine ksm, or virtio-scsi"},
 };
 static_assert(ARRAY_SIZE(refusals) <= LIBVIRT_REFUSALS_MAX);
 
@@ -151,9 +155,9 @@ static uint32_t interface_flags(const xmlNode *interface)
 
 static uint32_t hostdev_flags(const xmlNode *hostdev)
 {
-	return xml_attr_is(hostdev, "type", "pci") || xml_attr_is(hostdev, "type", "mdev")
-		       ? LIBVIRT_VFIO
-		       : 0;
+	if (xml_attr_is(hostdev, "type", "pci") || xml_attr_is(hostdev, "type", "mdev"))
+		return LIBVIRT_VFIO;
+	return xml_attr_is(hostdev, "type", "scsi_host") ? LIBVIRT_VHOST_SCSI : 0;
 }
 
 static uint32_t filesystem_flags(const xmlNode *filesystem)

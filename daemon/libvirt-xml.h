@@ -32,6 +32,8 @@ enum libvirt_flag {
 	LIBVIRT_VIRTIO_MEM = 1 << 10,
 	LIBVIRT_PAGE_REPORTING = 1 << 11, /* balloon with free page reporting */
 	LIBVIRT_NVDIMM = 1 << 12,	  /* nvdimm, virtio-pmem: a file as memory */
+	LIBVIRT_VHOST_SCSI = 1 << 13,	  /* vhost-scsi, or a vhost device that nobody knows here */
+	LIBVIRT_FLAGS_END = 1 << 14,
 };
 
 struct libvirt_facts {

@@ -31,6 +31,11 @@ const char *refusal_of_descriptor(const char *target)
 		{ "/dev/infiniband/", "RDMA reaches its memory by physical address: detach the device" },
 		{ "/dev/sev", "its memory is encrypted, so no page equals another: run it without" },
 		{ "/dev/sgx", "it uses SGX: run it without" },
+		/* Why these and not that: devices.c. */
+		{ "/dev/vhost-net", NULL },
+		{ "/dev/vhost-vsock", NULL },
+		{ "/dev/vhost-", "vhost-scsi does I/O to its memory in a way that does not show: use "
+				 "virtio-scsi, or engine=ksm" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)

@@ -4,6 +4,7 @@
  *
  *   - devices that reach guest memory by its frames (VFIO, vhost-vdpa, RDMA): a remapped page
  *     would be another frame than theirs
+ *   - vhost-scsi, which holds pages for I/O by references that UFFDIO_MOVE does not mind
  *   - locked memory, a userfaultfd of somebody else
  *   - free page reporting, virtio-mem, and the like: the guest may expect zeros where
  *     MADV_DONTNEED on a merged page shows the slot again (engine zero has no slots)

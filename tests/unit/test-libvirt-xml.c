@@ -100,10 +100,12 @@ static void memory_and_devices(void **state _unused_)
 		{"<devices><hostdev mode='subsystem' type='pci'/></devices>", LIBVIRT_VFIO},
 		{"<devices><hostdev mode='subsystem' type='mdev'/></devices>", LIBVIRT_VFIO},
 		{"<devices><hostdev mode='subsystem' type='usb'/></devices>", 0},
-		/* The kernel's vhost goes through the process's page tables. */
 		{"<devices><hostdev mode='subsystem' type='scsi_host'><source protocol='vhost'/>"
-		 "</hostdev><vsock model='virtio'/></devices>",
-		 0},
+		 "</hostdev></devices>",
+		 LIBVIRT_VHOST_SCSI},
+		{"<devices><hostdev mode='subsystem' type='scsi'/></devices>", 0},
+		/* These copy, by the process's page tables. */
+		{"<devices><vsock model='virtio'/></devices>", 0},
 		{"<devices><interface type='hostdev'/></devices>", LIBVIRT_VFIO},
 		{"<devices><interface type='vdpa'/></devices>", LIBVIRT_VDPA},
 		{"<devices><interface type='vhostuser'/></devices>", LIBVIRT_VHOST_USER},
@@ -245,7 +247,7 @@ static void refusals_are_complete(void **state _unused_)
 	const struct libvirt_refusal *why[LIBVIRT_REFUSALS_MAX];
 
 	assert_int_equal(libvirt_refusals(0, why), 0);
-	for (uint32_t flag = 1; flag <= LIBVIRT_NVDIMM; flag <<= 1) {
+	for (uint32_t flag = 1; flag < LIBVIRT_FLAGS_END; flag <<= 1) {
 		size_t n = libvirt_refusals(flag, why);
 
 		assert_int_equal(n, flag == LIBVIRT_NVDIMM ? 0 : 1);

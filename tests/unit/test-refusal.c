@@ -11,7 +11,10 @@ static void descriptors(void **state _unused_)
 	assert_non_null(refusal_of_descriptor("anon_inode:[vfio-device]"));
 	assert_non_null(refusal_of_descriptor("/dev/vhost-vdpa-0"));
 	assert_non_null(refusal_of_descriptor("/dev/infiniband/uverbs0"));
+	assert_non_null(refusal_of_descriptor("/dev/vhost-scsi"));
+	assert_non_null(refusal_of_descriptor("/dev/vhost-of-tomorrow"));
 	assert_null(refusal_of_descriptor("/dev/vhost-net"));
+	assert_null(refusal_of_descriptor("/dev/vhost-vsock"));
 	assert_null(refusal_of_descriptor("/dev/kvm"));
 	assert_null(refusal_of_descriptor("anon_inode:kvm-vm"));
 	assert_null(refusal_of_descriptor("socket:[1]"));
@@ -41,7 +44,7 @@ static void each_says_what_would_change_it(void **state _unused_)
 {
 	static const char *const words[] = {
 		"/dev/vfio/12", "/dev/iommu", "/dev/vhost-vdpa-0", "/dev/infiniband/uverbs0", "/dev/sev",
-		"/dev/sgx_vepc", "free-page-reporting=on", "virtio-mem-pci", "hv-balloon", "vfio-pci",
+		"/dev/sgx_vepc", "/dev/vhost-scsi", "free-page-reporting=on", "virtio-mem-pci", "hv-balloon", "vfio-pci",
 		"sev-guest", "sev-snp-guest", "tdx-guest",
 	};
 
