@@ -72,6 +72,7 @@ struct member_counts {
 	uint64_t pass_usec; /* how long the last pass took, waiting included */
 	uint64_t cpu_nsec; /* ever, all threads of ours for this guest */
 	uint64_t kept_huge_pages; /* candidates left alone because their huge page is kept whole */
+	uint64_t unmarked_pages; /* and because ksmd could not look at them without such huge pages */
 };
 
 struct member {

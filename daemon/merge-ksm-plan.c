@@ -16,46 +16,60 @@
 #include "common/util.h"
 #include "daemon/merge-ksm-private.h"
 
-/* Asked page by page in order: huge pages are counted when their first page comes. */
+/* A block, and which of its huge pages stay whole: one for each aligned 2 MiB, from that of its
+ * start on. */
 struct want {
-	const struct ledger *ledger;
-	struct ledger_block *block;
+	const struct ledger_block *block;
 	const uint8_t *states;
-	struct member *m;
-	uint64_t huge;	/* the huge page that the answer below is for */
-	bool huge_wanted;
-	uint64_t kept_pages;
+	bool *whole;
+	uint64_t kept_pages; /* what that keeps from being merged */
 };
 
-/* Would enough pages of this huge page be freed to be worth splitting it? */
-static bool huge_worth_it(struct want *w, page_id page)
+static uint32_t huge_of(const struct ledger_block *b, uint32_t i)
 {
-	uint64_t huge = ledger_hva(w->block, page).addr / HUGE_BYTES;
-	uint64_t start = w->block->start.addr >> PAGE_SHIFT;
-	uint64_t from = huge * HUGE_PAGES, to = from + HUGE_PAGES;
-	unsigned n = 0;
+	return (uint32_t)(hva_add_pages(b->start, i).addr / HUGE_BYTES - b->start.addr / HUGE_BYTES);
+}
 
-	if (huge == w->huge)
-		return w->huge_wanted;
-	from = from > start ? from - start : 0;
-	to = MIN(to - start, (uint64_t)w->block->n_pages);
-	for (uint64_t i = from; i < to; i++)
-		n += merge_ksm_wants(LEDGER_STATE_OF(w->states[i]));
-	w->huge = huge;
-	w->huge_wanted = w->m->policy.thp == THP_SPLIT && n >= w->m->policy.thp_split;
-	if (!w->huge_wanted)
+/* A huge page is split only where enough of its pages would be freed to be worth it. -ENOMEM. */
+static int find_whole(struct want *w, const struct member_policy *policy)
+{
+	const struct ledger_block *b = w->block;
+
+	w->whole = calloc(huge_of(b, b->n_pages - 1) + 1, sizeof(*w->whole));
+	if (!w->whole)
+		return -ENOMEM;
+	for (uint32_t at = 0, end; at < b->n_pages; at = end) {
+		hva next = { ALIGN_DOWN(hva_add_pages(b->start, at).addr, HUGE_BYTES) + HUGE_BYTES };
+		unsigned n = 0;
+
+		end = MIN((uint32_t)((next.addr - b->start.addr) >> PAGE_SHIFT), b->n_pages);
+		if (!ledger_is_huge(b, PAGE_ID(b->first.n + at)))
+			continue;
+		for (uint32_t i = at; i < end; i++)
+			n += merge_ksm_wants(LEDGER_STATE_OF(w->states[i]));
+		if (policy->thp == THP_SPLIT && n >= policy->thp_split)
+			continue;
+		w->whole[huge_of(b, at)] = true;
 		w->kept_pages += n;
-	return w->huge_wanted;
+	}
+	return 0;
 }
 
 static bool page_wanted(uint32_t i, void *userdata)
 {
-	struct want *w = userdata;
-	page_id page = PAGE_ID(w->block->first.n + i);
+	const struct want *w = userdata;
 
-	if (!merge_ksm_wants(LEDGER_STATE_OF(w->states[i])))
-		return false;
-	return !ledger_is_huge(w->block, page) || huge_worth_it(w, page);
+	return merge_ksm_wants(LEDGER_STATE_OF(w->states[i])) && !w->whole[huge_of(w->block, i)];
+}
+
+static bool may_close(uint32_t first, uint32_t n_pages, void *userdata)
+{
+	const struct want *w = userdata;
+
+	for (uint32_t h = huge_of(w->block, first); h <= huge_of(w->block, first + n_pages - 1); h++)
+		if (w->whole[h])
+			return false;
+	return true;
 }
 
 /* Advice to give, in order. */
@@ -172,20 +186,21 @@ int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *re
 	p.v = calloc(2 * (n_old + max_ranges * m->n_blocks) + 1, sizeof(*p.v));
 	if (!new || !p.v)
 		goto no_memory;
-	m->counts.kept_huge_pages = 0;
+	m->counts.kept_huge_pages = m->counts.unmarked_pages = 0;
 	for (size_t i = 0; i < m->n_blocks; i++) {
-		struct want w = {
-			.ledger = l,
-			.block = m->blocks[i],
-			.states = ledger_states(l, m->blocks[i]),
-			.m = m,
-			.huge = UINT64_MAX,
-		};
-		size_t n = marks_plan(w.block->n_pages, page_wanted, &w, max_ranges, new);
-		struct mark *kept = n ? malloc(n * sizeof(*kept)) : NULL;
+		struct want w = { m->blocks[i], ledger_states(l, m->blocks[i]), NULL, 0 };
+		const struct marks_ask ask = { w.block->n_pages, page_wanted, may_close, &w };
+		uint64_t left_out;
+		size_t n;
+		struct mark *kept;
 		struct marks old = m->marks[i];
 		struct mark all;
 
+		if (find_whole(&w, &m->policy) < 0)
+			goto no_memory;
+		n = marks_plan(&ask, max_ranges, new, &left_out);
+		free(w.whole);
+		kept = n ? malloc(n * sizeof(*kept)) : NULL;
 		if (n && !kept)
 			goto no_memory;
 		if (n)
@@ -199,8 +214,8 @@ int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *re
 		advise_difference(&p, m->blocks[i], &old, new, n);
 		free(m->marks[i].v);
 		m->marks[i] = (struct marks){ kept, n };
-		/* Counted once in each of the plan's two walks. */
-		m->counts.kept_huge_pages += w.kept_pages / 2;
+		m->counts.kept_huge_pages += w.kept_pages;
+		m->counts.unmarked_pages += left_out;
 	}
 	*ret = (struct ksm_plan){ p.v, p.n, p.n_candidates };
 	return 0;

@@ -50,6 +50,7 @@ void pass_finish(struct pass *p, int r)
 		p->counts.read_total = m->counts.read_total + p->counts.read_pages;
 		p->counts.cpu_nsec = m->counts.cpu_nsec;
 		p->counts.kept_huge_pages = m->counts.kept_huge_pages;
+		p->counts.unmarked_pages = m->counts.unmarked_pages;
 		m->look_everywhere = m->look_everywhere && !p->everywhere;
 		m->counts = p->counts;
 	}

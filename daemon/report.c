@@ -66,6 +66,13 @@ static json_t *refusals_json(const struct manager *mgr, const struct guest *g)
 					   " duplicate pages stay because their huge pages are kept whole: "
 					   "a smaller N in thp=split:N would free them",
 					   INT(g->member->counts.kept_huge_pages)));
+	if (g->member->counts.unmarked_pages > 0)
+		(void)json_array_append_new(
+			list, json_sprintf("%" JSON_INTEGER_FORMAT
+					   " duplicate pages stay because ksmd may look at so few ranges only, and "
+					   "not at huge pages that are kept whole between them: a greater max-maps "
+					   "(or MaxRanges) would free them",
+					   INT(g->member->counts.unmarked_pages)));
 	return list;
 }
 
