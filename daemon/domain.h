@@ -41,6 +41,7 @@ struct domain {
 	uint64_t last_round_usec;    /* when it ended */
 	uint64_t offered_before, offered_before_usec; /* some passes ago, and when (monotonic) */
 	bool wave; /* so much was offered at once that the next round is not to wait for more */
+	uint64_t next_round_usec;    /* not before: the last one was refused */
 	unsigned round_backoff;	     /* rounds in a row that gained next to nothing, bounded */
 	bool round_running;
 	bool round_merges; /* with ksmd */

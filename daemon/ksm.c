@@ -19,7 +19,6 @@ _Static_assert(ARRAY_SIZE(setting_names) <= ARRAY_SIZE(((struct ksm *)NULL)->set
 #define STATE_FILE_MAX 4096
 /* A ksm_stat is a dozen short lines. */
 #define KSM_STAT_MAX 4096
-#define SMAPS_MAX    MIB(64)
 
 /* A process by its name; a kernel thread has no executable, which nobody else can fake. */
 static pid_t find_process(const char *name, bool kernel_thread)
@@ -291,73 +290,21 @@ int ksm_parse_stat(const char *buf, size_t len, struct ksm_stat *ret)
 	return 0;
 }
 
-static int read_stat(int proc_pid_fd, struct ksm_stat *ret)
+int ksm_read_stat(int proc_pid_fd, struct ksm_stat *ret)
 {
 	_cleanup_free_ char *buf = NULL;
 	size_t len;
 	int r = io_read_file(proc_pid_fd, "ksm_stat", KSM_STAT_MAX, &buf, &len);
 
-	return r < 0 ? r : ksm_parse_stat(buf, len, ret);
-}
-
-/* Kernels before 6.14 tell it only by the flags of each mapping. */
-static int smaps_has_mergeable(int proc_pid_fd)
-{
-	_cleanup_free_ char *buf = NULL;
-	size_t len;
-	int r = io_read_file(proc_pid_fd, "smaps", SMAPS_MAX, &buf, &len);
-
 	if (r < 0)
 		return r;
-	for (char *p = buf; (p = strstr(p, "\nVmFlags:")); p++) {
-		char *nl = strchr(p + 1, '\n');
-		char *mg = strstr(p + 1, " mg");
-
-		if (mg && (!nl || mg < nl))
-			return 1;
-	}
-	return 0;
-}
-
-int ksm_process_is_mergeable(int proc_pid_fd)
-{
-	struct ksm_stat s;
-	int r = read_stat(proc_pid_fd, &s);
-
-	if (r == 0 && s.mergeable >= 0)
-		return s.mergeable;
-	return smaps_has_mergeable(proc_pid_fd);
-}
-
-int ksm_check_foreign(bool (*ours)(pid_t pid, void *userdata), void *userdata, char *ret_reason, size_t size)
-{
-	DIR *d = opendir("/proc");
-	struct dirent *e;
-	int r = 0;
-
-	while (d && r == 0 && (e = readdir(d))) {
-		_cleanup_close_ int fd = -1;
-		uint32_t pid;
-
-		if (parse_u32(e->d_name, 1, INT32_MAX, &pid) < 0 || ours((pid_t)pid, userdata))
-			continue;
-		fd = openat(dirfd(d), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (fd < 0 || ksm_process_is_mergeable(fd) != 1)
-			continue;
-		(void)snprintf(ret_reason, size,
-			       "process %u outside the domain has mergeable memory, which ksmd would merge "
-			       "with it: enroll it, or set AllowForeign=yes in [Ksm]", pid);
-		r = -EPERM;
-	}
-	if (d)
-		(void)closedir(d);
-	return r;
+	return len == 0 ? -ENODATA : ksm_parse_stat(buf, len, ret);
 }
 
 int ksm_process_counts(int proc_pid_fd, uint64_t *ret_merging_pages, uint64_t *ret_rmap_items)
 {
 	struct ksm_stat s;
-	int r = read_stat(proc_pid_fd, &s);
+	int r = ksm_read_stat(proc_pid_fd, &s);
 
 	if (r < 0)
 		return r;

@@ -51,14 +51,6 @@ int ksm_read_counters(const struct ksm *k, struct ksm_counters *ret);
 /* CPU time of ksmd so far; 0 when it can't be told. */
 uint64_t ksm_cpu_nsec(const struct ksm *k);
 
-/*
- * A process with mergeable memory (its ksm_stat says so, Linux 6.14; older kernels: its smaps
- * have the mg flag). 1 yes, 0 no, -errno.
- */
-int ksm_process_is_mergeable(int proc_pid_fd);
-/* KSM has one tree: mergeable memory of other processes than ours would be merged with it. -EPERM and
- * the reason, with the remedy, when there is any. */
-int ksm_check_foreign(bool (*ours)(pid_t pid, void *userdata), void *userdata, char *ret_reason, size_t size);
 /* Pages of this process that KSM merged (ksm_merging_pages of ksm_stat) and its metadata
  * entries (ksm_rmap_items, 64 bytes each). */
 int ksm_process_counts(int proc_pid_fd, uint64_t *ret_merging_pages, uint64_t *ret_rmap_items);
@@ -69,3 +61,5 @@ struct ksm_stat {
 	int mergeable; /* 1, 0, -1 not told */
 };
 int ksm_parse_stat(const char *buf, size_t len, struct ksm_stat *ret);
+/* -ENODATA for what has no memory: a kernel thread, a zombie. -ENOENT before Linux 6.1, or it has gone. */
+int ksm_read_stat(int proc_pid_fd, struct ksm_stat *ret);

@@ -147,6 +147,23 @@ static void note_round(struct domain *d, const struct merge_ksm_stats *s)
 		d->round_backoff = MIN(d->round_backoff + 1, ROUND_BACKOFF_MAX);
 }
 
+/* Why no round can start, said once: it is tried again with each pass, because what is in the way
+ * (another process's mergeable memory, an advisor) may go by itself. */
+static void note_refusal(struct manager *mgr, struct domain *d, const char *refusal)
+{
+	if (*refusal) {
+		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
+		d->next_round_usec = now_usec() + mgr->pass_env.interval_usec;
+	}
+	if (streq(refusal, mgr->round_refusal))
+		return;
+	(void)snprintf(mgr->round_refusal, sizeof(mgr->round_refusal), "%s", refusal);
+	if (*refusal)
+		log_warning("domain %s is not merged: %s", d->name, refusal);
+	else
+		log_info("domain %s is merged again", d->name);
+}
+
 static void round_done(struct domain *d, int r, void *userdata)
 {
 	struct manager *mgr = userdata;
@@ -157,9 +174,12 @@ static void round_done(struct domain *d, int r, void *userdata)
 	d->round_running = false;
 	merge_ksm_stats(mgr->merge_ksm, &s);
 	d->next_audit_usec = now_usec() + AUDIT_PASSES * mgr->pass_env.interval_usec;
-	if (d->round_merges)
-		note_round(d, &s);
-	if (r < 0)
+	if (d->round_merges) {
+		if (r >= 0 || !*s.refusal)
+			note_round(d, &s);
+		note_refusal(mgr, d, s.refusal);
+	}
+	if (r < 0 && !(d->round_merges && *s.refusal))
 		log_warning("merging in domain %s failed (%s): trying again with the next pass", d->name,
 			    strerror(-r));
 	finish_gone(mgr);
@@ -219,7 +239,8 @@ static bool domain_wants_round(const struct manager *mgr, const struct domain *d
 {
 	uint64_t new = d->offered - d->offered_last_round;
 
-	if (!mgr->merge_ksm || d->round_running || d->engine != POLICY_ENGINE_KSM || new < ROUND_MIN_PAGES)
+	if (!mgr->merge_ksm || d->round_running || d->engine != POLICY_ENGINE_KSM ||
+	    new < ROUND_MIN_PAGES || now < d->next_round_usec)
 		return false;
 	if (!d->wave && new < count_sharers(mgr, d) / ROUND_SHARE &&
 	    now - d->last_round_usec < ROUND_PASSES * mgr->pass_env.interval_usec)
@@ -228,27 +249,6 @@ static bool domain_wants_round(const struct manager *mgr, const struct domain *d
 	    now - d->last_round_usec < mgr->pass_env.interval_usec << d->round_backoff)
 		return false;
 	return domain_has_ksm_alone(mgr, d);
-}
-
-/* Why no round can start, said once: it is tried again with each pass, because what is in the way
- * (another process's mergeable memory, an advisor) may go by itself. */
-static void note_refusal(struct manager *mgr, struct domain *d, int r)
-{
-	struct merge_ksm_stats s;
-
-	merge_ksm_stats(mgr->merge_ksm, &s);
-	if (r < 0) {
-		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
-		if (!*s.refusal)
-			(void)snprintf(s.refusal, sizeof(s.refusal), "%s", strerror(-r));
-	}
-	if (streq(s.refusal, mgr->round_refusal))
-		return;
-	memcpy(mgr->round_refusal, s.refusal, sizeof(s.refusal));
-	if (*s.refusal)
-		log_warning("domain %s is not merged: %s", d->name, s.refusal);
-	else
-		log_info("domain %s is merged again", d->name);
 }
 
 static bool domain_is_idle(const struct manager *mgr, const struct domain *d)
@@ -287,8 +287,8 @@ static void start_round(struct manager *mgr, struct domain *d, enum merge_ksm_ki
 	d->audit_due &= r < 0;
 	if (kind == MERGE_KSM_AUDIT)
 		d->audit_wanted = r < 0;
-	else
-		note_refusal(mgr, d, r);
+	else if (r < 0)
+		note_refusal(mgr, d, strerror(-r));
 }
 
 static void tidy_over(struct domain *d, uint64_t reclaimed_pages, uint64_t freed_slots, void *userdata)

@@ -29,6 +29,14 @@ struct merge_ksm {
 		struct merge_ksm *mk;
 		int error;
 	} turn; /* starts or stops ksmd */
+	struct ksm_check {
+		struct work work; /* must be first */
+		struct merge_ksm *mk;
+		bool allow_foreign;
+		_Atomic bool stop; /* set by the loop: the worker is to end */
+		int error;
+		char refusal[KSM_REFUSAL_BYTES];
+	} check;
 	uint64_t started_usec, ksmd_nsec;
 	uint64_t full_scans, merged, marked_scan, progress_scan;
 	/* When KSM has merged so many pages of our guests, all candidates are merged. What was written
@@ -74,6 +82,11 @@ int merge_ksm_plan(const struct ledger *l, struct member *m, struct ksm_plan *re
 /* Worker: marks what is between m's marks, too. Before ksmd runs again, the advice of a plan or
  * merge_ksm_unfold() takes that back. */
 int merge_ksm_fold(struct member *m);
+
+/* Loop: the round's first phase. -EAGAIN: no worker is to be had. */
+int merge_ksm_check(struct merge_ksm *mk);
+/* Loop: the second. */
+void merge_ksm_mark(struct merge_ksm *mk);
 
 /* Loop: one job for each member; done is called for each, and may be before this returns. */
 void merge_ksm_submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w), void (*done)(struct work *w));

@@ -20,6 +20,7 @@ const char *merge_ksm_phase_to_string(enum merge_ksm_phase p)
 {
 	static const char *const names[] = {
 		[MERGE_KSM_IDLE] = "idle",
+		[MERGE_KSM_CHECK] = "looking at other processes",
 		[MERGE_KSM_MARK] = "marking",
 		[MERGE_KSM_START] = "starting ksmd",
 		[MERGE_KSM_RUN] = "merging",
@@ -355,16 +356,6 @@ static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *us
 
 /* --- a round -------------------------------------------------------------------- */
 
-static bool is_member(pid_t pid, void *userdata)
-{
-	const struct merge_ksm *mk = userdata;
-
-	for (size_t i = 0; i < mk->n_members; i++)
-		if (mk->members[i]->process->pid == pid)
-			return true;
-	return false;
-}
-
 static int prepare_round(struct merge_ksm *mk, struct member *const *members, size_t n_members)
 {
 	mk->members = calloc(n_members, sizeof(struct member *));
@@ -385,28 +376,36 @@ void merge_ksm_cut(struct merge_ksm *mk, const struct member *m)
 {
 	for (size_t i = 0; i < mk->n_members; i++)
 		if (mk->members[i] == m)
-			mk->cut = true;
+			mk->cut = mk->check.stop = true;
+}
+
+void merge_ksm_mark(struct merge_ksm *mk)
+{
+	int r = 0;
+
+	for (size_t i = 0; r >= 0 && mk->kind == MERGE_KSM_MERGE && i < mk->n_members; i++)
+		r = merge_ksm_plan(mk->ledger, mk->members[i], &mk->jobs[i].plan);
+	if (r < 0) {
+		merge_ksm_finish_round(mk, r);
+		return;
+	}
+	mk->stats.phase = MERGE_KSM_MARK;
+	merge_ksm_submit_jobs(mk, mark_run, mark_done);
 }
 
 int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
 		    size_t n_members, enum merge_ksm_kind kind, merge_ksm_done_fn *done, void *userdata)
 {
-	bool candidates = kind == MERGE_KSM_MERGE;
 	int r;
 
 	if (mk->stats.phase != MERGE_KSM_IDLE || mk->members)
 		return -EBUSY;
-	mk->stats.refusal[0] = '\0';
+	mk->kind = kind;
+	mk->cut = false;
 	r = prepare_round(mk, members, n_members);
-	if (r >= 0 && candidates)
-		r = ksm_check_free(mk->ksm, mk->stats.refusal, sizeof(mk->stats.refusal));
-	if (r >= 0 && candidates && !mk->config.allow_foreign)
-		r = ksm_check_foreign(is_member, mk, mk->stats.refusal, sizeof(mk->stats.refusal));
-	for (size_t i = 0; r >= 0 && candidates && i < n_members; i++)
-		r = merge_ksm_plan(mk->ledger, members[i], &mk->jobs[i].plan);
+	if (r >= 0 && kind == MERGE_KSM_MERGE)
+		r = merge_ksm_check(mk);
 	if (r < 0) {
-		for (size_t i = 0; i < mk->n_members; i++)
-			free(mk->jobs[i].plan.advice);
 		free(mk->members);
 		free(mk->jobs);
 		mk->members = NULL;
@@ -421,14 +420,12 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	mk->domain = d;
 	mk->done = done;
 	mk->userdata = userdata;
-	mk->kind = kind;
 	mk->converged = kind == MERGE_KSM_AUDIT;
-	mk->cut = false;
-	if (kind == MERGE_KSM_AUDIT) {
+	if (kind == MERGE_KSM_MERGE)
+		mk->stats.phase = MERGE_KSM_CHECK;
+	else if (kind == MERGE_KSM_AUDIT)
 		merge_ksm_verify(mk);
-		return 0;
-	}
-	mk->stats.phase = MERGE_KSM_MARK;
-	merge_ksm_submit_jobs(mk, mark_run, mark_done);
+	else
+		merge_ksm_mark(mk);
 	return 0;
 }

@@ -4,6 +4,8 @@
  *
  * Work is done in rounds. A round holds all members of the domain (no passes meanwhile):
  *
+ *   CHECK   nobody else tunes KSM, and no process outside the enrolled guests has mergeable memory, or
+ *           the round is refused
  *   MARK    the agents mark the ranges that hold candidates MERGEABLE, and take the mark from
  *           ranges that hold none any more
  *   RUN     ksmd runs, within the CPU budget, until all candidates are merged, or until it has tried
@@ -16,8 +18,7 @@
  * so that a guest's memory is not in thousands of pieces while ksmd stands still (merge-ksm-plan.c).
  *
  * KSM has one stable tree for the whole host: this engine serves one trust domain, and starts
- * ksmd only while no process outside the enrolled guests has mergeable memory, unless the
- * configuration allows it.
+ * ksmd only while no process outside it has mergeable memory, unless the configuration allows it.
  *
  * A round changes guests only through madvise. SIGKILL of the daemon during MARK leaves some
  * ranges marked, and what is between them if they were folded: harmless, ksmd may merge them; the
@@ -40,6 +41,7 @@
 
 enum merge_ksm_phase {
 	MERGE_KSM_IDLE,
+	MERGE_KSM_CHECK,
 	MERGE_KSM_MARK,
 	MERGE_KSM_START,
 	MERGE_KSM_RUN,
@@ -63,6 +65,8 @@ struct merge_ksm_config {
 	uint64_t round_max_usec; /* a round that is not done by then goes on in the next */
 };
 
+#define KSM_REFUSAL_BYTES 192U
+
 struct merge_ksm_stats {
 	enum merge_ksm_phase phase;
 	bool incomplete; /* the last round ran out of time before ksmd was done */
@@ -73,7 +77,7 @@ struct merge_ksm_stats {
 	uint64_t missed_pages;	/* candidates that it had time for and that ksmd did not merge */
 	uint64_t ranges;	/* marked now */
 	uint64_t rmap_items;	/* KSM's own metadata entries for our guests, 64 bytes each */
-	char refusal[192];	/* why no round can start; "" when one can */
+	char refusal[KSM_REFUSAL_BYTES]; /* why no round can start; "" when one can */
 };
 
 struct merge_ksm;
@@ -86,9 +90,9 @@ void merge_ksm_configure(struct merge_ksm *mk, const struct merge_ksm_config *co
 /* Stops ksmd if a round is running. Host settings are the caller's to restore. */
 void merge_ksm_free(struct merge_ksm *mk);
 /*
- * Starts a round for the members of d, none of which may be busy. -EBUSY while a round runs;
- * -EPERM/-EBUSY with stats.refusal set when the host does not allow it. done is called once, never
- * from within this call.
+ * Starts a round for the members of d, none of which may be busy. -EBUSY while a round runs, -EAGAIN,
+ * -ENOMEM. done is called once, never from within this call; with r < 0 and stats.refusal set when the
+ * host does not allow the round.
  */
 int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const *members,
 		    size_t n_members, enum merge_ksm_kind kind, merge_ksm_done_fn *done, void *userdata);

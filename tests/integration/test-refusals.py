@@ -328,7 +328,7 @@ def foreign(host):
     merging.alone(host, [host.one])
     with marked_memory():
         daemon = merging.start(host, foreign="no")
-        held_back(host, daemon, "process %d outside" % os.getpid())
+        held_back(host, daemon, "process %d (" % os.getpid())
     merging.alone(host, [host.one])
     set_free(host, daemon, "outside")
 
