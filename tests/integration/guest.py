@@ -353,7 +353,8 @@ class Guest:
     def _ram_now(self):
         blocks = []
         for m in sorted(self.smaps(), key=lambda m: m["start"]):
-            if m["mode"] != "rw-p" and m["mode"] != "rw-s":
+            # QEMU takes its memory, and nothing else, from children ("dc"): a thread's stack may be next.
+            if m["mode"] not in ("rw-p", "rw-s") or "dc" not in m.get("flags", ()):
                 continue
             if blocks and blocks[-1][1] >= m["start"]:
                 blocks[-1][1] = max(blocks[-1][1], m["end"])
