@@ -2,6 +2,9 @@
 /*
  * CHECK: may ksmd run? Others that tune KSM, or whose memory it would merge with the domain's, say no.
  * To look at all processes of the host takes a worker, from milliseconds to seconds on old kernels.
+ *
+ * While ksmd runs they are looked at again and again, and what has come ends the round: ksmd may have
+ * merged such memory for as long as a look, what is between two looks, and one batch of ksmd's take.
  */
 #include "daemon/merge-ksm-private.h"
 
@@ -12,6 +15,8 @@
 
 /* A process with as many mappings as it may have takes a second, before Linux 6.14. */
 #define CHECK_MAX_USEC (20 * USEC_PER_SEC)
+/* From one look to the next while ksmd runs. */
+#define LOOK_AGAIN_USEC USEC_PER_SEC
 
 static bool is_member(pid_t pid, void *userdata)
 {
@@ -23,7 +28,7 @@ static bool is_member(pid_t pid, void *userdata)
 	return false;
 }
 
-static int look_at_others(struct ksm_check *c)
+static int look_at_others(struct ksm_check *c, bool quick)
 {
 	_cleanup_close_ int proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	struct mergeable_look look = {
@@ -32,6 +37,7 @@ static int look_at_others(struct ksm_check *c)
 		.userdata = c->mk,
 		.stop = &c->stop,
 		.max_usec = CHECK_MAX_USEC,
+		.quick = quick,
 	};
 
 	return mergeable_look(&look, c->refusal, sizeof(c->refusal));
@@ -43,7 +49,7 @@ static void check_run(struct work *w)
 
 	c->error = ksm_check_free(c->mk->ksm, c->refusal, sizeof(c->refusal));
 	if (c->error >= 0 && !c->allow_foreign)
-		c->error = look_at_others(c);
+		c->error = look_at_others(c, false);
 }
 
 static void check_done(struct work *w)
@@ -71,6 +77,44 @@ int merge_ksm_check(struct merge_ksm *mk)
 	c->mk = mk;
 	c->allow_foreign = mk->config.allow_foreign;
 	c->stop = false;
+	c->under_way = false;
+	c->again_usec = now_usec() + LOOK_AGAIN_USEC;
 	c->refusal[0] = '\0';
 	return work_submit(mk->pool, &c->work);
+}
+
+/* --- while ksmd runs ---------------------------------------------------------------- */
+
+static void again_run(struct work *w)
+{
+	struct ksm_check *c = (struct ksm_check *)w;
+
+	c->error = look_at_others(c, true);
+}
+
+static void again_done(struct work *w)
+{
+	struct ksm_check *c = (struct ksm_check *)w;
+	struct merge_ksm *mk = c->mk;
+
+	budget_charge(mk->cpu, c->work.cpu_nsec, now_usec());
+	c->under_way = false;
+	c->again_usec = now_usec() + LOOK_AGAIN_USEC;
+	if (c->error < 0 && c->error != -ECANCELED) {
+		memcpy(mk->stats.refusal, c->refusal, sizeof(c->refusal));
+		mk->cut = true;
+	}
+	if (mk->rested)
+		merge_ksm_verify(mk);
+}
+
+void merge_ksm_check_again(struct merge_ksm *mk)
+{
+	struct ksm_check *c = &mk->check;
+
+	if (c->allow_foreign || c->under_way || mk->paused || now_usec() < c->again_usec)
+		return;
+	c->work = (struct work){ .run = again_run, .done = again_done };
+	/* When the queue is full: at the next poll. */
+	c->under_way = work_submit(mk->pool, &c->work) >= 0;
 }

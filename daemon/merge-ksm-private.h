@@ -33,6 +33,8 @@ struct merge_ksm {
 		struct work work; /* must be first */
 		struct merge_ksm *mk;
 		bool allow_foreign;
+		bool under_way; /* again, while ksmd runs: due at again_usec */
+		uint64_t again_usec;
 		_Atomic bool stop; /* set by the loop: the worker is to end */
 		int error;
 		char refusal[KSM_REFUSAL_BYTES];
@@ -44,6 +46,7 @@ struct merge_ksm {
 	 * counts, too (stale): then it must have come by everywhere, and find nothing more. */
 	uint64_t goal_pages, merged_last_poll;
 	bool stale, paused, converged, cut;
+	bool rested; /* ksmd has been stopped: VERIFY waits for the check that is under way */
 	enum merge_ksm_kind kind;
 	struct merge_ksm_stats stats;
 };
@@ -85,6 +88,8 @@ int merge_ksm_fold(struct member *m);
 
 /* Loop: the round's first phase. -EAGAIN: no worker is to be had. */
 int merge_ksm_check(struct merge_ksm *mk);
+/* Loop, at each poll of a running ksmd: has anybody come whose memory it would merge? Cuts the round. */
+void merge_ksm_check_again(struct merge_ksm *mk);
 /* Loop: the second. */
 void merge_ksm_mark(struct merge_ksm *mk);
 

@@ -202,7 +202,11 @@ static void stop_run(struct work *w)
 
 static void stop_done(struct work *w)
 {
-	merge_ksm_verify(((struct ksm_switch *)w)->mk);
+	struct merge_ksm *mk = ((struct ksm_switch *)w)->mk;
+
+	mk->rested = true;
+	if (!mk->check.under_way)
+		merge_ksm_verify(mk);
 }
 
 static void start_run(struct work *w)
@@ -343,6 +347,7 @@ static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *us
 	bool all_gone = true, over;
 
 	hold_to_budget(mk);
+	merge_ksm_check_again(mk);
 	for (size_t i = 0; i < mk->n_members; i++)
 		all_gone = all_gone && mk->members[i]->gone;
 	over = all_gone || mk->cut || ksm_read_counters(mk->ksm, &c) < 0 ||
@@ -350,6 +355,7 @@ static int on_poll(sd_event_source *s _unused_, uint64_t usec _unused_, void *us
 	mk->converged = !over && is_converged(mk, &c);
 	if (!over && !mk->converged && arm_poll(mk) >= 0)
 		return 0;
+	mk->check.stop = true;
 	turn(mk, MERGE_KSM_STOP, stop_run, stop_done);
 	return 0;
 }
@@ -401,7 +407,7 @@ int merge_ksm_round(struct merge_ksm *mk, struct domain *d, struct member *const
 	if (mk->stats.phase != MERGE_KSM_IDLE || mk->members)
 		return -EBUSY;
 	mk->kind = kind;
-	mk->cut = false;
+	mk->cut = mk->rested = false;
 	r = prepare_round(mk, members, n_members);
 	if (r >= 0 && kind == MERGE_KSM_MERGE)
 		r = merge_ksm_check(mk);

@@ -18,7 +18,9 @@
  * so that a guest's memory is not in thousands of pieces while ksmd stands still (merge-ksm-plan.c).
  *
  * KSM has one stable tree for the whole host: this engine serves one trust domain, and starts
- * ksmd only while no process outside it has mergeable memory, unless the configuration allows it.
+ * ksmd only while no process outside it has mergeable memory, unless the configuration allows it. A
+ * process that marks memory while ksmd runs ends the round, within two seconds or so (on a host that is
+ * not starved of CPU): what ksmd has merged with its memory until then stays merged until it is written.
  *
  * A round changes guests only through madvise. SIGKILL of the daemon during MARK leaves some
  * ranges marked, and what is between them if they were folded: harmless, ksmd may merge them; the
@@ -77,7 +79,7 @@ struct merge_ksm_stats {
 	uint64_t missed_pages;	/* candidates that it had time for and that ksmd did not merge */
 	uint64_t ranges;	/* marked now */
 	uint64_t rmap_items;	/* KSM's own metadata entries for our guests, 64 bytes each */
-	char refusal[KSM_REFUSAL_BYTES]; /* why no round can start; "" when one can */
+	char refusal[KSM_REFUSAL_BYTES]; /* why no round can start, or the last one ended; else "" */
 };
 
 struct merge_ksm;

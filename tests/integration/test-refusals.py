@@ -333,4 +333,25 @@ def foreign(host):
     set_free(host, daemon, "outside")
 
 
+@test("mergeable memory of others that comes while ksmd runs stops it", limit=200)
+def foreign_comes(host):
+    def cut_short():
+        with open(daemon.log, encoding="utf-8") as file:
+            return "cut short" in file.read()
+
+    merging.alone(host, [host.one])
+    # ksmd comes by every ten seconds, and needs three full scans: the round takes half a minute.
+    daemon = merging.start(host, foreign="no", daemon="LogLevel=debug", ksm="SleepMillisecs=10000")
+    daemon.call("Enroll", pid=host.one.pid)
+    host.wait(lambda: merging.settings()["run"] == 1, 100, "ksmd runs")
+    assert not warned(daemon, "process")
+    with marked_memory():
+        host.wait(lambda: warned(daemon, "process %d (" % os.getpid()), 100, "status says who came")
+        host.wait(lambda: merging.settings()["run"] == 0, 100, "ksmd is stopped")
+        host.wait(cut_short, 30, "the round is over, before its time")
+    merging.alone(host, [host.one])
+    host.wait(lambda: not warned(daemon, "process"), 100, "the next round begins")
+    set_free(host, daemon, "process")
+
+
 harness.tap.main(Context, shared=True)
