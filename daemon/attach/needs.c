@@ -19,22 +19,8 @@
 #include "daemon/agent/ring.h"
 #include "daemon/attach/plant.h"
 
-enum need_kind {
-	NEED_INJECT,   /* made by the borrowed thread, its filter suspended if possible */
-	NEED_AGENT,    /* made by the agent, or by the borrowed thread if its tracer died */
-	NEED_OPTIONAL, /* made by the agent unless denied */
-};
-
 /* An argument that can be any address (or number): asked with several samples. */
 #define ANY UINT64_C(0x616e79616e79616e)
-
-struct need {
-	const char *name;
-	enum need_kind kind;
-	uint32_t denied; /* enum ring_denied, of an optional call */
-	int nr;
-	uint64_t args[6];
-};
 
 #define NO_FD	 UINT64_C(0xffffffff)
 #define ANON	 (MAP_PRIVATE | MAP_ANONYMOUS)
@@ -110,6 +96,12 @@ static const struct need needs[] = {
 	{ "nanosleep", NEED_AGENT, 0, SYS_nanosleep, { ANY, 0 } },
 };
 _Static_assert(ARRAY_SIZE(needs) <= NEEDS_MAX, "verdicts hold all needs");
+
+const struct need *needs_list(size_t *ret_n)
+{
+	*ret_n = ARRAY_SIZE(needs);
+	return needs;
+}
 
 /* What stands for ANY, and for the address of the call's instruction: what mmap gives out, near
  * and far, and a small number. A filter that compares addresses is not of this world. */

@@ -14,6 +14,23 @@
 
 #include "daemon/attach/filter.h"
 
+enum need_kind {
+	NEED_INJECT,   /* made by the borrowed thread, its filter suspended if possible */
+	NEED_AGENT,    /* made by the agent, or by the borrowed thread if its tracer died */
+	NEED_OPTIONAL, /* made by the agent unless denied */
+};
+
+struct need {
+	const char *name;
+	enum need_kind kind;
+	uint32_t denied; /* enum ring_denied, of an optional call */
+	int nr;
+	uint64_t args[6];
+};
+
+/* All of them; a call may be in it several times, with other arguments. */
+const struct need *needs_list(size_t *ret_n);
+
 #define NEEDS_MAX 64
 
 struct needs {
