@@ -13,6 +13,21 @@
 #define MATRIX_MAX 8U
 #define PAIRS_MAX  20U
 
+/* True, after a complaint, when one is named twice. */
+static bool has_twice(json_t *pids)
+{
+	json_t *pid;
+	size_t i;
+
+	json_array_foreach(pids, i, pid)
+		for (size_t k = 0; k < i; k++)
+			if (json_equal(json_array_get(pids, k), pid)) {
+				complain("%lld is named twice", (long long)json_integer_value(pid));
+				return true;
+			}
+	return false;
+}
+
 /* Parses "NAME=PID,PID": a Group of the interface, or NULL after a complaint. */
 static json_t *parse_group(const char *text)
 {
@@ -34,6 +49,8 @@ static json_t *parse_group(const char *text)
 		if (json_array_append_new(pids, json_integer(pid)) < 0)
 			must(NULL);
 	}
+	if (has_twice(pids))
+		return NULL;
 	name = json_stringn(text, (size_t)(equals - text));
 	if (!name) {
 		complain("a group's name is not UTF-8");
@@ -65,7 +82,7 @@ static json_t *build_parameters(const struct options *o)
 	json_t *parameters, *pid;
 	size_t n;
 
-	if (!pids)
+	if (!pids || has_twice(pids))
 		return NULL;
 	for (size_t i = 0; i < o->n_groups; i++) {
 		json_t *group = parse_group(o->groups[i]);

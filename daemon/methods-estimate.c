@@ -145,12 +145,17 @@ static void on_cancel(struct control_call *call _unused_, void *userdata)
 	estimate_cancel(((struct asked *)userdata)->estimate);
 }
 
+/* 1 when there are too many, and the call was answered with the error. */
 static int add_guest(struct asked *a, pid_t pid, const char *name, const char *uuid)
 {
 	struct asked_guest *grown;
 
-	if (a->n == ESTIMATE_GUESTS_MAX)
-		return 0;
+	if (a->n == ESTIMATE_GUESTS_MAX) {
+		(void)control_call_fail(a->call, "Failed",
+					"more than %u guests at once are too many for an estimate: name some",
+					ESTIMATE_GUESTS_MAX);
+		return 1;
+	}
 	grown = reallocarray(a->guests, a->n + 1, sizeof(*grown));
 	if (!grown)
 		return -ENOMEM;
@@ -162,17 +167,28 @@ static int add_guest(struct asked *a, pid_t pid, const char *name, const char *u
 	return 0;
 }
 
-/* A guest that the registry knows, or a process that is one by its looks. 1 when it is not, and
- * the call was answered with the error. */
+static int index_of(const struct asked *a, json_int_t pid, size_t *ret)
+{
+	for (size_t i = 0; i < a->n; i++)
+		if (a->guests[i].pid == pid) {
+			*ret = i;
+			return 0;
+		}
+	return -ENOENT;
+}
+
+/* A guest that the registry knows, or a process that is one by its looks. 1 when it is not or is named
+ * twice, which would count all it has as shared, and the call was answered with the error. */
 static int choose_guest(struct asked *a, json_int_t pid)
 {
 	_cleanup_close_ int proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	char reason[DISCOVER_REASON_BYTES] = "";
 	const struct guest *known;
 	struct proc_guest g;
+	size_t other;
 	int r;
 
-	if (pid <= 0 || pid > INT32_MAX) {
+	if (pid <= 0 || pid > INT32_MAX || index_of(a, pid, &other) == 0) {
 		(void)control_call_invalid(a->call, "pids");
 		return 1;
 	}
@@ -205,7 +221,7 @@ static int choose_guests(struct asked *a)
 				return r;
 		}
 	} else {
-		for (const struct guest *g = registry_guests(a->mgr->registry); g && r >= 0; g = g->next)
+		for (const struct guest *g = registry_guests(a->mgr->registry); g && r == 0; g = g->next)
 			r = add_guest(a, g->process.pid, g->name, g->uuid);
 	}
 	if (r == 0 && a->n == 0) {
@@ -215,16 +231,7 @@ static int choose_guests(struct asked *a)
 	return r;
 }
 
-static int index_of(const struct asked *a, json_int_t pid, size_t *ret)
-{
-	for (size_t i = 0; i < a->n; i++)
-		if (a->guests[i].pid == pid) {
-			*ret = i;
-			return 0;
-		}
-	return -ENOENT;
-}
-
+/* -ENOENT: a member is not among the guests, or is named twice. */
 static int make_group(struct asked *a, struct estimate_group *g, const char *name, json_t *pids)
 {
 	size_t n = pids ? json_array_size(pids) : a->n, i;
@@ -234,12 +241,14 @@ static int make_group(struct asked *a, struct estimate_group *g, const char *nam
 		return -ENOMEM;
 	*g = (struct estimate_group){ .name = name, .guests = list };
 	for (i = 0; i < n; i++) {
-		if (!pids)
-			list[g->n_guests++] = i;
-		else if (index_of(a, json_integer_value(json_array_get(pids, i)), &list[g->n_guests]) == 0)
-			g->n_guests++;
-		else
+		size_t at = i;
+
+		if (pids && index_of(a, json_integer_value(json_array_get(pids, i)), &at) < 0)
 			return -ENOENT;
+		for (size_t k = 0; k < g->n_guests; k++)
+			if (list[k] == at)
+				return -ENOENT;
+		list[g->n_guests++] = at;
 	}
 	return 0;
 }

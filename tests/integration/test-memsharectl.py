@@ -133,6 +133,8 @@ def failures(server):
     fails(server.run("status", "1"), 2, "usage: memsharectl status")
     fails(server.run("status", "--group", "a=1"), 2, "--group is for estimate")
     fails(server.run("reload", "--domain", "a"), 2, "--domain is for enroll")
+    fails(server.run("estimate", "12", "12"), 2, "12 is named twice")
+    fails(server.run("estimate", "--group", "a=11,12,11"), 2, "11 is named twice")
     fails(server.run("estimate", "--group", "a"), 2, "NAME=PID")
     fails(server.run("estimate", "--group", "a=x"), 2, "not a process id")
     assert server.run("--nonsense").returncode == 2

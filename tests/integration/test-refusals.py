@@ -212,6 +212,16 @@ def no_guest(host):
         host.fails(daemon, command, os.getpid(), says=[str(os.getpid())])
         host.fails(daemon, command, 2, says=["2"])  # a kernel thread
     host.fails(daemon, "unenroll", host.one.pid, says=["enrolled"])
+    # All that a guest has would count as shared with itself.
+    one = host.one.pid
+    for arguments in ({"pids": [one, one]},
+                      {"pids": [one], "groups": [{"name": "a", "pids": [one, one]}]}):
+        try:
+            answer = daemon.call("Estimate", **arguments)
+        except harness.CallError as error:
+            assert "InvalidParameter" in str(error), error
+        else:
+            raise AssertionError(answer)
     host.fails(daemon, "unenroll", nobody, says=[str(nobody)])
     assert daemon.guest(host.one)["state"] == "ready"
     host.untouched()
