@@ -218,9 +218,12 @@ static int look(struct discover_proc *d, int proc_fd, struct proc_guest *g, disc
 	r = read_guest(dir_fd, g, &why);
 	if (r < 0 && r != -ENOMSG)
 		return r == -ENOMEM ? r : 0;
-	if (add_known(d, g, r == 0) < 0)
+	if (add_known(d, g, r == 0) < 0 || r < 0)
 		return 0;
-	return r == 0 ? fn(g, userdata) : 0;
+	r = fn(g, userdata);
+	if (r != 0)
+		d->n--;
+	return MIN(r, 0);
 }
 
 static int scan_entry(struct discover_proc *d, int proc_fd, const char *name, discover_proc_fn *fn,

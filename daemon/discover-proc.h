@@ -42,7 +42,8 @@ struct proc_guest {
 	struct qemu_cmdline cmdline;
 };
 
-/* A negative return ends the scan, which returns it. */
+/* 0: taken. 1: not now, the next scan tells it again. A negative return ends the scan, which returns
+ * it; this guest and those that were not told are told by the next one. */
 typedef int discover_proc_fn(const struct proc_guest *g, void *userdata);
 
 struct discover_proc;

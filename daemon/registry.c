@@ -136,7 +136,7 @@ static int take_found(const struct proc_guest *g, void *userdata)
 	int r;
 
 	if (l->n_found == LOOK_GUESTS_MAX)
-		return 0;
+		return 1;
 	grown = reallocarray(l->found, l->n_found + 1, sizeof(*grown));
 	if (!grown)
 		return -ENOMEM;
@@ -145,7 +145,7 @@ static int take_found(const struct proc_guest *g, void *userdata)
 	memset(f, 0, sizeof(*f));
 	r = process_open(&f->process, g->pid);
 	if (r < 0)
-		return l->pid ? r : 0; /* gone already, which is normal */
+		return l->pid ? r : 1; /* gone already, which is normal, or too many files are open */
 	if (!l->pid && is_known(l, &f->process)) {
 		process_close(&f->process);
 		return 0;
@@ -156,16 +156,21 @@ static int take_found(const struct proc_guest *g, void *userdata)
 	return 0;
 }
 
+static bool is_timers(const struct look *l)
+{
+	return !l->pid && !l->done;
+}
+
 /* A scanner tells each guest once; a look that somebody asked for has one of its own. */
 static int look_at_all(struct look *l, int proc_fd)
 {
 	struct discover_proc *own = NULL;
 	int r = 0;
 
-	if (l->done)
+	if (!is_timers(l))
 		r = discover_proc_new(&own);
 	if (r >= 0)
-		r = discover_proc_scan(l->done ? own : l->reg->scanner, proc_fd, take_found, l);
+		r = discover_proc_scan(own ? own : l->reg->scanner, proc_fd, take_found, l);
 	discover_proc_free(own);
 	return r;
 }
@@ -292,7 +297,7 @@ static int add_guest(struct registry *reg, struct found *f)
 	return 0;
 }
 
-static void take_look_at(struct registry *reg, struct found *f)
+static int take_look_at(struct registry *reg, struct found *f)
 {
 	struct guest *g = registry_find(reg, f->process.pid);
 	int r;
@@ -306,12 +311,13 @@ static void take_look_at(struct registry *reg, struct found *f)
 	if (g) {
 		if (note_found(g, f))
 			reg->changed(g, reg->userdata);
-		return;
+		return 0;
 	}
 	r = add_guest(reg, f);
 	if (r < 0)
 		LOG_RATELIMITED(LOG_WARNING, NULL, "guest %d is not watched: %s", (int)f->identity.pid,
 				strerror(-r));
+	return r;
 }
 
 static void look_free(struct look *l)
@@ -344,8 +350,9 @@ static void look_done(struct work *w)
 	struct registry *reg = l->reg;
 
 	for (size_t i = 0; i < l->n_found; i++)
-		take_look_at(reg, &l->found[i]);
-	if (!l->pid && !l->done)
+		if (take_look_at(reg, &l->found[i]) < 0 && is_timers(l))
+			discover_proc_forget(reg->scanner, l->found[i].identity.pid);
+	if (is_timers(l))
 		reg->looking = false;
 	if (l->pid)
 		reg->n_running--;

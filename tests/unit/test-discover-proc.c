@@ -189,12 +189,20 @@ static int stop_at(const struct proc_guest *g, void *userdata)
 static void stops(void **state _unused_)
 {
 	struct discover_proc *d;
+	struct found f = { 0 };
 	int r = -ECANCELED;
 	pid_t a;
 
 	assert_int_equal(discover_proc_new(&d), 0);
 	a = start(guest_args, false);
 	assert_int_equal(discover_proc_scan(d, proc_fd, stop_at, &r), -ECANCELED);
+	/* What was not taken is told again. */
+	assert_int_equal(scan(d, &f), 1);
+	discover_proc_forget(d, 0);
+	r = 1;
+	assert_true(discover_proc_scan(d, proc_fd, stop_at, &r) >= 0);
+	assert_int_equal(scan(d, &f), 1);
+	assert_int_equal(scan(d, &f), 0);
 	end(a);
 	discover_proc_free(d);
 }
