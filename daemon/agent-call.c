@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include "common/fault.h"
 #include "common/io.h"
 #include "common/parse.h"
 #include "common/util.h"
@@ -23,6 +24,8 @@
 #define CALL_USEC (5 * USEC_PER_SEC)
 /* Batches that work on memory: breaking up merged memory copies it, some GiB a second. */
 #define WORK_USEC (30 * USEC_PER_SEC)
+/* For one that is late already. */
+#define LATE_USEC (100 * USEC_PER_MSEC)
 #define WAKES_MAX 64U
 #define SLICE_MSEC 1
 
@@ -118,30 +121,45 @@ static int wait_urgently(struct agent_link *a, uint64_t timeout_usec)
 	return r == -ETIMEDOUT ? agent_wait_done(a, timeout_usec) : r;
 }
 
+bool agent_is_idle(const struct agent_link *a)
+{
+	return load(&a->ring->done) == a->published;
+}
+
+/* What came of the last batch, r: of waiting for it. */
+static int64_t batch_result(struct agent_link *a, int r)
+{
+	const struct ring_batch *b = &a->ring->batches[(a->published - 1) % RING_BATCHES];
+	int64_t result;
+
+	a->late = r == -ETIMEDOUT;
+	a->broken = r < 0 && !a->late;
+	if (r < 0)
+		return r;
+	result = ring_result_check(a->op, a->n, __atomic_load_n(&b->result, __ATOMIC_RELAXED));
+	a->broken = result == -EPROTO;
+	return result;
+}
+
 int64_t agent_batch(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t arg,
 		    uint64_t timeout_usec)
 {
 	struct ring_batch *b = &a->ring->batches[a->published % RING_BATCHES];
-	int64_t result;
-	int r;
 
 	if (a->broken)
 		return -EPIPE;
+	if (a->late && !agent_is_idle(a))
+		return -ETIMEDOUT;
 	if (op_freezes(op))
 		urgency_begin(a->process, a->tid, &a->urgency);
 	*b = (struct ring_batch){ .op = op, .n = n, .arg = arg };
+	a->op = op;
+	a->n = n;
 	a->published++;
 	__atomic_store_n(&a->ring->published, a->published, __ATOMIC_RELEASE);
 	(void)syscall(SYS_futex, &a->ring->published, FUTEX_WAKE, 1, NULL, NULL, 0);
-	r = op_freezes(op) ? wait_urgently(a, timeout_usec) : agent_wait_done(a, timeout_usec);
-	if (r < 0) {
-		a->broken = true;
-		return r;
-	}
-	result = ring_result_check(op, n, __atomic_load_n(&b->result, __ATOMIC_RELAXED));
-	if (result == -EPROTO)
-		a->broken = true;
-	return result;
+	return batch_result(a, op_freezes(op) ? wait_urgently(a, timeout_usec)
+					      : agent_wait_done(a, timeout_usec));
 }
 
 int64_t agent_call(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t arg, void *data,
@@ -153,8 +171,17 @@ int64_t agent_call(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t a
 		return -E2BIG;
 	if (payload_bytes > 0)
 		memcpy(agent_payload_next(a), data, payload_bytes);
-	r = agent_batch(a, op, n, arg, WORK_USEC);
-	if (!a->broken && payload_bytes > 0)
+	r = agent_batch(a, op, n, arg, FAULT_ERRNO("agent-impatient") < 0 ? USEC_PER_SEC : WORK_USEC);
+	if (!a->broken && !a->late && payload_bytes > 0)
+		memcpy(data, agent_payload_last(a), payload_bytes);
+	return r;
+}
+
+int64_t agent_call_late(struct agent_link *a, void *data, uint32_t payload_bytes)
+{
+	int64_t r = a->broken ? -EPIPE : batch_result(a, agent_wait_done(a, LATE_USEC));
+
+	if (!a->broken && !a->late && payload_bytes > 0)
 		memcpy(data, agent_payload_last(a), payload_bytes);
 	return r;
 }

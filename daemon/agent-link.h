@@ -8,8 +8,13 @@
  *
  * Threads: one owner at a time; calls that wait (marked "waits") are for a worker thread and
  * have a deadline; they return -ESRCH as soon as the guest dies (pidfd), -ETIMEDOUT at the
- * deadline, -EPROTO when the ring holds what no agent writes. After any of these the link is
+ * deadline, -EPROTO when the ring holds what no agent writes. After -ESRCH and -EPROTO the link is
  * broken: every batch fails with -EPIPE, and only agent_leave() and agent_detach() are of use.
+ *
+ * -ETIMEDOUT says nothing of the batch: QEMU may stand still (SIGSTOP, a debugger, a frozen cgroup) with
+ * pages of the guest's in the agent's hands, which come back when it goes on. Until then every other
+ * batch fails in the same way. What the agent may be in the middle of must stay as it is: its
+ * userfaultfd registered, slots that it was told of in the store (agent_is_idle()).
  *
  * The process (struct process) must outlive the link. Nobody may reap the caller's children by
  * wait(-1) meanwhile: memshared-attach is one (attach-run.h).
@@ -61,6 +66,10 @@ int agent_send_fd(struct agent_link *a, enum ring_fd role, int fd);
  * guest's word: check it (ring-check.h). */
 int64_t agent_call(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t arg, void *payload,
 		   uint32_t payload_bytes);
+/* Waits a little for a batch of agent_call() that was not done in time: as that would have returned. */
+int64_t agent_call_late(struct agent_link *a, void *payload, uint32_t payload_bytes);
+/* Has it done all that it was asked for? Any thread that may use the link. */
+bool agent_is_idle(const struct agent_link *a);
 const struct process *agent_process(const struct agent_link *a);
 /* Time the borrowed thread was stopped while attaching. */
 uint64_t agent_stopped_usec(const struct agent_link *a);

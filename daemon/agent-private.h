@@ -14,16 +14,19 @@ struct agent_link {
 	/* Shared with the guest: each word is read once and checked, nothing is kept there. */
 	struct ring_header *ring;
 	uint32_t published; /* batches that we published; the ring's word is for the agent */
+	enum ring_op op;    /* of the last of them, and how many items it had */
+	uint32_t n;
 	uint32_t tag;	    /* of the last descriptor sent */
 	int32_t tid;	    /* of the agent's thread */
 	bool has_event;	    /* the agent has event_fd */
-	bool broken;	    /* it did not answer, or lied: no more batches */
+	bool broken;	    /* it lied, or is gone: no more batches */
+	bool late;	    /* the last batch was not done in time: no other before it is */
 	uint64_t stopped_usec;
 	struct urgency urgency; /* of the last batch that froze memory */
 };
 
 /* Sends one batch whose payload was written with agent_payload() and waits for its result, which is
- * checked. -ESRCH, -ETIMEDOUT, -EPROTO: the link is broken. */
+ * checked. -ESRCH, -EPROTO: the link is broken. -ETIMEDOUT: it, or the one before, is still under way. */
 int64_t agent_batch(struct agent_link *a, enum ring_op op, uint32_t n, uint64_t arg,
 		    uint64_t timeout_usec);
 /* The payload of the next batch (before) or of the last (after agent_batch()). */

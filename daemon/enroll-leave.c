@@ -50,14 +50,16 @@ static void leave_run(struct work *w)
 
 	l->error = 0;
 	if (r < 0 && r != -ESRCH) {
-		_cleanup_free_ char *cause = strdup(*l->reason ? l->reason : strerror(-r));
+		_cleanup_free_ char *cause = strdup(!member_agent_is_idle(m) ? MEMBER_AGENT_IS_LATE
+						    : *l->reason	     ? l->reason
+										 : strerror(-r));
 
-		/* No memory for private copies, most likely: the guest keeps what it shares. */
+		/* No memory for private copies, or QEMU stands still: the guest keeps what it shares. */
 		l->error = r;
 		(void)snprintf(l->reason, sizeof(l->reason), "its shared pages stay shared: %.150s",
 			       cause ? cause : "");
 	}
-	tracker_free(TAKE_PTR(m->tracker));
+	member_drop_tracker(m);
 	r = agent_detach(TAKE_PTR(m->agent), why);
 	if (r < 0 && r != -ESRCH && l->error == 0) {
 		l->error = r;

@@ -266,7 +266,7 @@ static void start_round(struct manager *mgr, struct domain *d, enum merge_ksm_ki
 	int r = -ENOMEM;
 
 	for (struct member *m = mgr->members; members && m; m = m->next)
-		if (m->domain == d && !m->gone && !member_rests(m) && m->agent)
+		if (m->domain == d && !m->gone && !member_rests(m) && m->agent && member_agent_is_idle(m))
 			members[n++] = m;
 	/* Not again before there is something new. */
 	if (kind == MERGE_KSM_MERGE) {
@@ -313,7 +313,7 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	size_t n = 0;
 
 	for (struct member *m = mgr->members; members && m; m = m->next)
-		if (m->domain == d && !m->gone)
+		if (m->domain == d && !m->gone && member_agent_is_idle(m))
 			members[n++] = m;
 	if (n == 0 || n != d->n_members)
 		return;
@@ -393,6 +393,9 @@ static uint64_t schedule_domain(struct manager *mgr, struct domain *d, uint64_t 
 /* The same for a member that is free. */
 static uint64_t schedule_member(struct manager *mgr, struct member *m, uint64_t now)
 {
+	m->agent_is_late = !member_agent_is_idle(m);
+	if (m->agent_is_late)
+		return now + PASS_RETRY_USEC;
 	if (m->next_pass_usec > now && policy_engine_transacts(m->policy.engine) && merge_remap_wanted(m))
 		(void)merge_remap_round(&mgr->pass_env, m, &mgr->remap_stats, remap_done, mgr);
 	else if (m->next_pass_usec <= now && pass_start(&mgr->pass_env, m, pass_done, mgr) < 0)

@@ -17,7 +17,7 @@ void member_unref(struct member *m)
 	assert(m->refs > 0);
 	if (--m->refs > 0)
 		return;
-	tracker_free(m->tracker);
+	member_drop_tracker(m);
 	agent_leave(m->agent);
 	for (size_t i = 0; i < RAM_BLOCKS_MAX; i++)
 		free(m->marks[i].v);
@@ -25,6 +25,20 @@ void member_unref(struct member *m)
 	range_set_done(&m->qemu_marks);
 	guest_unref(m->guest);
 	free(m);
+}
+
+bool member_agent_is_idle(const struct member *m)
+{
+	return !m->agent || agent_is_idle(m->agent);
+}
+
+void member_drop_tracker(struct member *m)
+{
+	if (member_agent_is_idle(m))
+		tracker_free(m->tracker);
+	else
+		tracker_abandon(m->tracker);
+	m->tracker = NULL;
 }
 
 struct log_guest member_log(const struct member *m)

@@ -110,6 +110,7 @@ struct member {
 	uint64_t vm_pages_looked; /* when it was last looked whether its RAM is as it was */
 	unsigned refs;
 	bool busy;
+	bool agent_is_late; /* its agent has not gone on with what it was asked for: QEMU stands still */
 	bool gone; /* exited or leaving: no new work */
 	/* It maps other stores than the domain's, from before it came here: foreign.h */
 	bool foreign;
@@ -133,6 +134,13 @@ static inline bool member_rests(const struct member *m)
 }
 
 struct member *member_ref(struct member *m);
+/* False while the agent has not done what it was last asked for in time, and may have pages of the guest's in
+ * its hands: then the member has no passes and no rounds, and what is armed stays so. */
+bool member_agent_is_idle(const struct member *m);
+#define MEMBER_AGENT_IS_LATE \
+	"its agent does not go on with what it was asked for: QEMU is stopped, traced or frozen"
+/* Ends tracking; where the agent is not idle, nothing of the guest is changed. */
+void member_drop_tracker(struct member *m);
 /* Frees the member with the last reference: the tracker disarms, the agent link closes. */
 void member_unref(struct member *m);
 /* For log lines. */

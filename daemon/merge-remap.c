@@ -20,6 +20,8 @@
 /* Passes that a page waits whose bytes differed, or that was pinned for I/O. */
 #define DIFFERENT_WAIT 2U
 #define BUSY_WAIT      4U
+/* How often it is looked whether an agent that did not do a batch in time has done it by now. */
+#define LATE_USEC (1 * USEC_PER_SEC)
 /*
  * Work in one batch, and what a run, a page and the splitting of a huge page take at the most that was
  * seen on a busy machine. The agent runs before ordinary threads meanwhile (urgency.h), and
@@ -53,12 +55,14 @@ struct remap {
 	uint32_t payload_bytes, n_transactions;
 	size_t batch_from; /* first planned run of the batch */
 	int64_t result;
+	bool late; /* the agent has not done it in time */
 	uint64_t agent_nsec;
 	/* Pages that were refused as what they were in, and are anonymous memory now; and their runs. */
 	uint64_t freed_pages, freed_runs;
 };
 
 static void start_batch(struct remap *r);
+static void wait_on(struct remap *r);
 
 /* --- plan ---------------------------------------------------------------------------- */
 
@@ -332,13 +336,20 @@ static void batch_run(struct work *w)
 	struct remap *r = (struct remap *)w;
 	uint64_t before = agent_cpu_nsec(r->m->agent), after;
 
-	r->result = r->m->domain->store ? remap_map_store(r->m) : 0;
-	FAULT_POINT("remap-before-batch");
-	if (r->result >= 0)
+	r->freed_pages = r->freed_runs = 0;
+	if (r->late) {
+		r->result = agent_call_late(r->m->agent, r->payload, r->payload_bytes);
+	} else {
+		r->result = r->m->domain->store ? remap_map_store(r->m) : 0;
+		FAULT_POINT("remap-before-batch");
+	}
+	if (r->result >= 0 && !r->late)
 		r->result = agent_call(r->m->agent, RING_MERGE, r->n_transactions, 0, r->payload,
 				       r->payload_bytes);
+	r->late = r->result == -ETIMEDOUT;
+	if (r->late)
+		return;
 	FAULT_POINT("remap-batch-done");
-	r->freed_pages = r->freed_runs = 0;
 	if (r->result >= 0)
 		free_refused(r);
 	/* Mappings were replaced, and the agent has registered them; unless it went wrong. */
@@ -476,10 +487,42 @@ static int apply_batch(struct remap *r)
 	return 0;
 }
 
-static int on_budget(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
+static int on_timer(sd_event_source *s _unused_, uint64_t usec _unused_, void *userdata)
 {
-	start_batch(userdata);
+	struct remap *r = userdata;
+
+	if (r->late)
+		wait_on(r);
+	else
+		start_batch(r);
 	return 0;
+}
+
+static int set_timer(struct remap *r, uint64_t usec)
+{
+	int q;
+
+	if (!r->timer)
+		return sd_event_add_time_relative(r->env->event, &r->timer, CLOCK_MONOTONIC, usec, 1000,
+						  on_timer, r);
+	q = sd_event_source_set_time_relative(r->timer, usec);
+	return q < 0 ? q : sd_event_source_set_enabled(r->timer, SD_EVENT_ONESHOT);
+}
+
+/*
+ * QEMU stands still, with pages of the guest's in the agent's hands, perhaps: the member stays busy, for
+ * nobody may look at what the guest has now, until the agent goes on. Who wants it to leave or to yield meanwhile
+ * is told that it cannot be (member_agent_is_idle()).
+ */
+static void wait_for_agent(struct remap *r)
+{
+	struct log_guest who = member_log(r->m);
+
+	if (!r->m->agent_is_late)
+		log_full(LOG_WARNING, &who, "its agent does not go on with a batch; is QEMU stopped, or traced?");
+	r->m->agent_is_late = true;
+	if (r->m->gone || r->m->yield.state != YIELD_NO || set_timer(r, LATE_USEC) < 0)
+		finish(r, -ECANCELED);
 }
 
 static void batch_done(struct work *w)
@@ -487,6 +530,11 @@ static void batch_done(struct work *w)
 	struct remap *r = (struct remap *)w;
 	uint64_t start = thread_cpu_nsec(), nsec;
 
+	if (r->late) {
+		wait_for_agent(r);
+		return;
+	}
+	r->m->agent_is_late = false;
 	if (r->result >= 0 && !r->m->gone) {
 		r->result = apply_batch(r);
 		/* Worth another round. Each was cut out of a mapping. */
@@ -506,6 +554,14 @@ static void batch_done(struct work *w)
 		start_batch(r);
 }
 
+/* Once more for the same batch. */
+static void wait_on(struct remap *r)
+{
+	r->work = (struct work){ .run = batch_run, .done = batch_done };
+	if (work_submit(r->env->pool, &r->work) < 0)
+		wait_for_agent(r);
+}
+
 static int submit_batch(struct remap *r)
 {
 	pack_batch(r);
@@ -518,24 +574,13 @@ static int submit_batch(struct remap *r)
 static void start_batch(struct remap *r)
 {
 	uint64_t wait = budget_wait_usec(r->env->cpu, now_usec());
-	int q = 0;
+	int q;
 
 	if (r->m->gone || r->m->yield.state != YIELD_NO) {
 		finish(r, -ECANCELED);
 		return;
 	}
-	if (wait > 0) {
-		wait = MIN(wait, (uint64_t)MEMBER_WAIT_USEC);
-		if (!r->timer)
-			q = sd_event_add_time_relative(r->env->event, &r->timer, CLOCK_MONOTONIC, wait, 1000,
-						       on_budget, r);
-		else
-			q = sd_event_source_set_time_relative(r->timer, wait);
-		if (q >= 0)
-			q = sd_event_source_set_enabled(r->timer, SD_EVENT_ONESHOT);
-	} else {
-		q = submit_batch(r);
-	}
+	q = wait > 0 ? set_timer(r, MIN(wait, (uint64_t)MEMBER_WAIT_USEC)) : submit_batch(r);
 	if (q < 0)
 		finish(r, q);
 }

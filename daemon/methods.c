@@ -381,7 +381,7 @@ static void yielded(struct member *m, int r, void *userdata)
 	if (r == -ESRCH)
 		(void)no_such_guest(w->call, w->pid, "the process has exited, or the guest is leaving");
 	else if (r < 0)
-		(void)refused(w->call, w->pid, strerror(-r));
+		(void)refused(w->call, w->pid, r == -ETIMEDOUT ? MEMBER_AGENT_IS_LATE : strerror(-r));
 	else
 		(void)control_call_reply(w->call, json_pack("{s:o}", "guest", report_guest(w->mgr, m->guest)));
 	waiting_free(w);

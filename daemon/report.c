@@ -100,6 +100,8 @@ static void add_member(const struct manager *mgr, const struct member *m, json_t
 /* Of its state, or why it is not as its policy says. */
 static const char *reason_of(const struct guest *g)
 {
+	if (g->member && g->member->agent_is_late)
+		return MEMBER_AGENT_IS_LATE "; nothing is done for it until it goes on";
 	if (g->member && g->member->yield.state != YIELD_NO)
 		return g->member->yield.why;
 	if (!*g->reason && g->member && g->member->unmerge)

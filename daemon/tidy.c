@@ -220,6 +220,10 @@ static void tidy_done(struct work *w)
 {
 	struct tidy *t = (struct tidy *)w;
 
+	/* Who came in meanwhile may have candidates, and slots reserved. */
+	t->sure = t->sure && t->domain->n_members == t->n_members;
+	for (size_t i = 0; i < t->n_members; i++)
+		t->sure = t->sure && (t->members[i].m->gone || member_agent_is_idle(t->members[i].m));
 	if (t->sure) {
 		mark_candidates(t);
 		sweep(t);

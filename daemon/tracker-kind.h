@@ -13,7 +13,7 @@ struct tracker {
 /* As the functions of tracker.h; ranges are never empty. NULL: nothing to do. */
 struct tracker_ops {
 	enum tracker_kind kind;
-	void (*free)(struct tracker *t);
+	void (*free)(struct tracker *t, bool disarm);
 	int (*arm)(struct tracker *t, hva start, uint64_t n_pages);
 	void (*remapped)(struct tracker *t, hva start, uint64_t n_pages);
 	int (*disarm)(struct tracker *t, hva start, uint64_t n_pages);

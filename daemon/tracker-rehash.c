@@ -3,7 +3,7 @@
 #include "common/util.h"
 #include "daemon/tracker-kind.h"
 
-static void rehash_free(struct tracker *t)
+static void rehash_free(struct tracker *t, bool disarm _unused_)
 {
 	free(t);
 }

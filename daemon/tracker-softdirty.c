@@ -135,7 +135,7 @@ static int softdirty_collect(struct tracker *base, hva start, uint64_t n_pages, 
 	return 0;
 }
 
-static void softdirty_free(struct tracker *base)
+static void softdirty_free(struct tracker *base, bool disarm _unused_)
 {
 	range_set_done(&softdirty(base)->collected);
 	free(base);

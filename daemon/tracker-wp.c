@@ -253,11 +253,11 @@ static int wp_collect(struct tracker *base, hva start, uint64_t n_pages, page_ru
 	return r < 0 ? r : flushed;
 }
 
-static void wp_free(struct tracker *base)
+static void wp_free(struct tracker *base, bool disarm)
 {
 	struct tracker_wp *t = wp(base);
 
-	for (size_t n = t->armed.n; n > 0; n--) {
+	for (size_t n = t->armed.n; n > 0 && disarm; n--) {
 		struct range r = t->armed.ranges[n - 1];
 
 		(void)disarm_range(t, r.start, r.end);

@@ -53,7 +53,13 @@ int tracker_new(enum tracker_kind kind, const struct process *p, int uffd, enum 
 void tracker_free(struct tracker *t)
 {
 	if (t)
-		t->ops->free(t);
+		t->ops->free(t, true);
+}
+
+void tracker_abandon(struct tracker *t)
+{
+	if (t)
+		t->ops->free(t, false);
 }
 
 enum tracker_kind tracker_kind(const struct tracker *t)

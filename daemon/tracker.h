@@ -70,6 +70,8 @@ int tracker_new(enum tracker_kind kind, const struct process *p, int uffd, enum 
 		struct tracker **ret);
 /* Disarms everything first. NULL is fine. */
 void tracker_free(struct tracker *t);
+/* Leaves everything as it is: for a guest whose agent is not idle (agent-link.h). NULL is fine. */
+void tracker_abandon(struct tracker *t);
 enum tracker_kind tracker_kind(const struct tracker *t);
 /* Does a page reported as written show that it was, since the collect before? Else it may have been:
  * the caller compares fingerprints, and knows nothing new of pages that it cannot compare. */

@@ -94,7 +94,7 @@ static void give_run(struct work *w)
 {
 	struct yield_job *j = (struct yield_job *)w;
 
-	j->error = disarm_all(j->m, j->m->n_blocks);
+	j->error = member_agent_is_idle(j->m) ? disarm_all(j->m, j->m->n_blocks) : -ETIMEDOUT;
 	FAULT_POINT("yield-given");
 }
 
