@@ -18,6 +18,7 @@
 /* What a device might still write to, or the guest wrote just then, is tried again after a pause, for
  * as long as it gets less, and so many times when it does not. */
 #define STALLED_MAX 100U
+#define STALLED_HOT 50U /* then it is no chance that the guest writes just to these */
 #define STALLED_USEC (20 * USEC_PER_MSEC)
 /* What the host keeps: a fiftieth of its memory, and 64 MiB at least. */
 #define RESERVE_SHARE 50U
@@ -177,7 +178,7 @@ static int64_t next_piece(struct giveback *g)
 	if (n < 0)
 		return n;
 	FAULT_POINT("giveback-piece");
-	n = remap_list_give_back(g->m, g->mapped, &g->mapped_at, max);
+	n = remap_list_give_back(g->m, g->mapped, &g->mapped_at, max, g->stalled > STALLED_HOT);
 	return n == 0 ? marked_piece(g, max) : n;
 }
 

@@ -10,7 +10,8 @@
  *                     changed, when less memory is available than that and a reserve, on the host
  *                     or within the limits of the guest's memory control groups
  *   piece   (worker)  some MiB of it; the memory is looked at again first
- *   verify  (worker)  what the page map says is left, twice more, before that is an error
+ *   verify  (worker)  what the page map says is left: gone over again as long as that gets less, and for
+ *                     about two seconds when it does not, before that is an error
  *
  * with the rate (bytes a second, for all guests together) asked between pieces. A piece is the
  * agent's UNMERGE and RECLAIM for mappings of a store, whichever daemon made it, and

@@ -4,6 +4,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/major.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
 #include "common/io.h"
@@ -94,7 +97,7 @@ bool refusal_is_direct(const char *buf, size_t len)
 		}
 		line = stop + 1;
 	}
-	return false;
+	return true;
 }
 
 static int refuse(char *ret_reason, const char *reason)
@@ -103,13 +106,33 @@ static int refuse(char *ret_reason, const char *reason)
 	return -EPERM;
 }
 
+/* Opened for direct I/O, or perhaps so. */
 static bool is_direct(int fdinfo_dir, const char *name, const char *target)
 {
 	_cleanup_free_ char *info = NULL;
 	size_t len;
+	int r;
 
-	return target[0] == '/' && io_read_file(fdinfo_dir, name, FDINFO_MAX, &info, &len) == 0 &&
-	       refusal_is_direct(info, len);
+	if (target[0] != '/')
+		return false;
+	r = io_read_file(fdinfo_dir, name, FDINFO_MAX, &info, &len);
+	return r < 0 ? r != -ENOENT : refusal_is_direct(info, len);
+}
+
+/* Commands for a device that say themselves where in memory its data go (SG_IO, QEMU's scsi-block and
+ * scsi-generic; NVMe), for which no descriptor need be open for direct I/O. */
+static bool is_passthrough(int fd_dir, const char *name, const char *target)
+{
+	struct stat st;
+
+	if (strncmp(target, "/dev/bsg/", 9) == 0 || strncmp(target, "/dev/nvme", 9) == 0 ||
+	    strncmp(target, "/dev/ng", 7) == 0)
+		return true;
+	if (target[0] != '/')
+		return false;
+	if (fstatat(fd_dir, name, &st, 0) < 0)
+		return errno != ENOENT;
+	return S_ISBLK(st.st_mode) || (S_ISCHR(st.st_mode) && major(st.st_rdev) == SCSI_GENERIC_MAJOR);
 }
 
 /* What to do with each descriptor: 0 to go on. */
@@ -134,10 +157,11 @@ static int check_descriptor(int fd_dir, int fdinfo_dir, const char *name, const 
 				  "memory it pins: use cache=writeback");
 }
 
-static int find_direct(int fd_dir _unused_, int fdinfo_dir, const char *name, const char *target,
+static int find_direct(int fd_dir, int fdinfo_dir, const char *name, const char *target,
 		       char *ret_reason _unused_)
 {
-	return streq(target, "anon_inode:[io_uring]") || is_direct(fdinfo_dir, name, target);
+	return streq(target, "anon_inode:[io_uring]") || is_passthrough(fd_dir, name, target) ||
+	       is_direct(fdinfo_dir, name, target);
 }
 
 static int each_descriptor(const struct process *p, descriptor_fn *fn, char *ret_reason)

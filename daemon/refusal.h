@@ -30,8 +30,8 @@
  * reason, with what would change it. */
 int refusal_of_remap(const struct process *p, enum policy_engine engine, char ret_reason[REFUSAL_BYTES]);
 
-/* Does the process do direct I/O, or might it (O_DIRECT descriptors, io_uring)? Then pages may be
- * pinned for a device's writes at any time. 1, 0 or -errno. */
+/* Does the process do direct I/O, or might it (O_DIRECT descriptors, io_uring, disks and SCSI devices that
+ * take commands)? Then pages may be pinned for a device's writes at any time. 1, 0 or -errno. */
 int refusal_direct_io(const struct process *p);
 
 /* Pure. What the target of a link in /proc/PID/fd forbids; NULL: nothing. */
@@ -40,5 +40,5 @@ const char *refusal_of_descriptor(const char *target);
 const char *refusal_of_argument(const char *argument, enum policy_engine engine);
 /* Pure. Is direct I/O on a file system of this type (statfs) invisible to UFFDIO_MOVE? */
 bool refusal_of_file_system(uint64_t type);
-/* Pure. The flags line of /proc/PID/fdinfo/N says O_DIRECT. */
+/* Pure. The flags line of /proc/PID/fdinfo/N says O_DIRECT, or there is none. */
 bool refusal_is_direct(const char *buf, size_t len);

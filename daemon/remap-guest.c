@@ -19,6 +19,9 @@
  * a page 1 us. */
 #define RECLAIM_RUNS_MAX  32U
 #define RECLAIM_PAGES_MAX 512U
+/* Runs between whose protection and RECLAIM little time passes in which the guest may write to them: to look
+ * at the process's descriptors in between costs as much as some thirty of them. */
+#define RECLAIM_PORTION_RUNS 256U
 
 /* How often the host's pins are looked at before copies are left for the next time. */
 #define PINS_TRIES 5U
@@ -147,27 +150,70 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
 	return done;
 }
 
-/* The copies in these mappings become anonymous memory; the pages done. */
-static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n, struct ring_run *ret)
+/*
+ * (1) of the proof in daemon/agent/reclaim.c: no device writes to a page that it was told to before now. A
+ * process without descriptors for direct I/O has none in flight: QEMU waits for what it asked of a disk before
+ * it closes it. One that opens a disk from now on is seen by (2). What cannot be told counts as direct.
+ */
+static int wait_for_old_pins(const struct member *m)
 {
-	int direct = refusal_direct_io(m->process);
-	uint64_t quiet_usec, began_usec;
-	int64_t r;
+	uint64_t began_usec = now_usec(), quiet_usec;
 
-	if (direct < 0)
-		return direct;
-	if (direct == 0)
-		return call_on_all(m, runs, n, RING_RECLAIM, RING_RECLAIM_UNPINNED, ret);
-	r = call_on_all(m, runs, n, RING_PROTECT, 0, NULL);
-	if (r < 0)
-		return r;
-	began_usec = now_usec();
+	if (refusal_direct_io(m->process) == 0)
+		return 0;
 	for (unsigned i = 0; i < PINS_TRIES; i++)
 		if (pins_quiet(&quiet_usec) == 1 && quiet_usec >= began_usec)
-			break;
-		else if (i + 1 == PINS_TRIES)
-			return -EBUSY; /* a device may be writing to some */
-	return call_on_all(m, runs, n, RING_RECLAIM, 0, ret);
+			return 0;
+	return -EBUSY;
+}
+
+/* SIGKILL after PROTECT leaves marks, which the next daemon ends with the userfaultfd. */
+static int64_t reclaim_proven(struct member *m, const struct ring_run *runs, size_t n, struct ring_run *ret)
+{
+	int64_t r = call_on_all(m, runs, n, RING_PROTECT, 0, NULL);
+
+	if (r >= 0)
+		r = wait_for_old_pins(m);
+	if (r >= 0)
+		r = FAULT_ERRNO("remap-protected");
+	if (r >= 0)
+		r = call_on_all(m, runs, n, RING_RECLAIM, 0, ret);
+	/* A copy with a mark looks like the store's page to the tracker. RECLAIM takes off those of
+	 * the runs that it came to. */
+	if (r < 0)
+		(void)call_on_all(m, runs, n, RING_PROTECT, RING_PROTECT_OFF, NULL);
+	return r;
+}
+
+/*
+ * The copies in these mappings become anonymous memory; the pages done. hot: what the guest writes all the
+ * time, so that (2) is never seen, where it does no direct I/O goes by that alone. For a device's write to be
+ * lost, QEMU would have to open a disk anew, and the guest to read from it into just such a page, in
+ * the tenth of a millisecond between the look and the transaction.
+ */
+static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n, bool hot, struct ring_run *ret)
+{
+	size_t portion = hot ? RECLAIM_RUNS_MAX : RECLAIM_PORTION_RUNS;
+	int64_t done = 0;
+
+	if (refusal_direct_io(m->process) != 0) {
+		portion = n; /* to look at the pins costs more */
+		hot = false;
+	}
+	for (size_t i = 0; i < n; i += portion) {
+		size_t some = MIN(portion, n - i);
+		int64_t r;
+
+		if (hot && refusal_direct_io(m->process) == 0)
+			r = call_on_all(m, runs + i, some, RING_RECLAIM, RING_RECLAIM_UNPINNED,
+					ret ? ret + i : NULL);
+		else
+			r = reclaim_proven(m, runs + i, some, ret ? ret + i : NULL);
+		if (r < 0)
+			return r;
+		done += r;
+	}
+	return done;
 }
 
 #define STORE_PATH "/memfd:" STORE_MEMFD_NAME
@@ -291,7 +337,7 @@ uint64_t remap_list_pages(const struct remap_list *list)
 }
 
 int64_t remap_list_give_back(struct member *m, const struct remap_list *list, size_t *at,
-			     uint64_t max_pages)
+			     uint64_t max_pages, bool hot)
 {
 	const struct ring_run *runs = list->mapped.runs + *at;
 	uint64_t pages = 0;
@@ -306,7 +352,7 @@ int64_t remap_list_give_back(struct member *m, const struct remap_list *list, si
 	FAULT_POINT("remap-unmerged");
 	/* Its pages are its own from here on. What is left is to make them anonymous again. */
 	if (done >= 0)
-		done = reclaim(m, runs, n, NULL);
+		done = reclaim(m, runs, n, hot, NULL);
 	if (done < 0 && done != -EBUSY)
 		return done;
 	*at += n;
@@ -425,7 +471,7 @@ static int64_t reclaim_copied(struct member *m, const struct copied *c, bool *re
 	int64_t r = 0, cut = 0;
 
 	if (c->list->n > 0) {
-		r = reclaim(m, c->list->runs, c->list->n, NULL);
+		r = reclaim(m, c->list->runs, c->list->n, false, NULL);
 		*ret_all = r == (int64_t)c->list->n_pages;
 		if (*ret_all)
 			m->n_maps -= MIN(m->n_maps, c->n_copied * RUN_MAPS);
@@ -433,7 +479,7 @@ static int64_t reclaim_copied(struct member *m, const struct copied *c, bool *re
 	}
 	if (r >= 0 && c->cuts->n > 0) {
 		m->n_maps += c->cuts->n * RUN_MAPS;
-		cut = reclaim(m, c->cuts->runs, c->cuts->n, c->cuts->runs);
+		cut = reclaim(m, c->cuts->runs, c->cuts->n, false, c->cuts->runs);
 		note_remapped(m, c->cuts);
 	}
 	return r < 0 || cut < 0 ? r : r + cut;
@@ -467,5 +513,5 @@ int64_t remap_reclaim_runs(struct member *m, struct ring_run *runs, size_t n)
 
 	if (r < 0)
 		return r;
-	return room.bytes < RECLAIM_ROOM_BYTES ? -ENOMEM : reclaim(m, runs, n, runs);
+	return room.bytes < RECLAIM_ROOM_BYTES ? -ENOMEM : reclaim(m, runs, n, false, runs);
 }

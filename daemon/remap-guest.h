@@ -46,14 +46,15 @@ int remap_list_note_stores(const struct remap_list *list, struct kept *kept);
  * Makes pages of the guest's own, in anonymous memory, of the mappings from number *at on, up to
  * max_pages or one run of at most 2 MiB, and moves *at. The tracker is to be armed again. Returns
  * the pages of these mappings, 0 when there are no more, or -errno. Some may still be in mappings
- * of the store (pinned, most likely), some even shared (no memory): look again.
+ * of the store (pinned, or just written, most likely), some even shared (no memory): look again. hot: that was
+ * done many times, and the guest is thought to write to what is left all the time.
  */
 int64_t remap_list_give_back(struct member *m, const struct remap_list *list, size_t *at,
-			     uint64_t max_pages);
+			     uint64_t max_pages, bool hot);
 /*
  * Makes anonymous memory of the mappings of the store whose pages the guest has all copied, so that
- * they can merge again and their slots become free; the tracker learns of it. Where the
- * process does direct I/O, only if it can be proven that no device writes to them (pins.h). Looks
+ * they can merge again and their slots become free; the tracker learns of it. Only where it can be proven
+ * that no device writes to them: where the process does direct I/O, by the host's pins (pins.h). Looks
  * at what is mapped in these ranges, or everywhere (NULL): then n_maps is set to the mappings of the
  * store that are left. Copies of orphans (NULL, or slots that no page shares) are cut out of
  * mappings in which other pages are still shared, as far as the policy's mappings reach: else both the

@@ -27,7 +27,7 @@
 #include <stdint.h>
 
 #define RING_MAGIC	   UINT64_C(0x3164726168736d6d) /* "mmshard1" */
-#define RING_VERSION	   2U
+#define RING_VERSION	   3U
 #define RING_BATCHES	   4U
 #define RING_PAYLOAD_BYTES (256U << 10)
 #define RING_HEADER_BYTES  4096U
@@ -127,6 +127,8 @@ enum ring_merge_flag {
 	/* RECLAIM: the whole block becomes anonymous mappings, what lies between the runs too: one
 	 * for every 32 runs or 256 pages, and one in all when it is then asked for without runs. */
 	RING_RECLAIM_WHOLE = 1 << 3,
+	/* PROTECT: takes the marks off again. */
+	RING_PROTECT_OFF = 1 << 4,
 };
 
 enum ring_advice {

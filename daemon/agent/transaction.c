@@ -292,12 +292,14 @@ static void unmerge_block(struct ring_merge *block, struct ring_run *runs)
 static void protect_block(const struct range_env *e, struct ring_merge *block,
 			  struct ring_run *runs)
 {
+	const bool on = !(block->flags & RING_PROTECT_OFF);
+
 	for (uint32_t i = 0; i < block->n_runs; i++) {
 		uint64_t bytes = pages_bytes(runs[i].n_pages);
 		int r = range_register(e, runs[i].addr, bytes, UFFDIO_REGISTER_MODE_WP);
 
 		if (r == 0)
-			r = range_protect(e, runs[i].addr, bytes, true);
+			r = range_protect(e, runs[i].addr, bytes, on);
 		runs[i].result = r;
 		runs[i].merged = r == 0 ? runs[i].n_pages : 0;
 	}

@@ -224,6 +224,29 @@ def orphans(host):
     guests[0].check()
 
 
+@harness.test("where it cannot be proven that no device writes to copies, they stay, and count as the guest's own")
+def unproven(host):
+    guests = remapping.boot(host, ["test-%d" % i for i in range(2)], mix="zero:10,dup:80,unique:10")
+    daemon = remapping.start(host, fault="remap-protected:EBUSY")
+    remapping.enrolled(host, daemon, guests)
+    settled(host, daemon)
+    # So often that some are written between the pass before and the look for what can be reclaimed.
+    for _ in range(10):
+        guests[0].scramble(20, runs=True)
+        guests[0].rewrite(20, runs=True)
+    guests[0].scramble(20, runs=True)
+
+    def agree():
+        known, mapped = daemon.guest(guests[0])["shared_pages"], sharers(host, guests[0])
+        return abs(known - mapped) <= mapped // 100 + 32 and (known, mapped)
+    passes = daemon.guest(guests[0])["passes"]
+    host.wait(lambda: daemon.guest(guests[0])["passes"] > passes + 20, 60, "copies were tried again and again")
+    harness.note("sharers by memshared, by the mappings: %s" % (host.wait(agree, 30, "both count the same"),))
+    assert remapping.store_maps(guests[0])
+    # When they leave, what is left after a second is taken for what they write all the time.
+    remapping.leave(daemon, guests)
+
+
 @harness.test("different pages that have the same fingerprint are never merged")
 def collisions(host):
     # Where there are but 65,536 of them, every tenth page or so meets another by chance.

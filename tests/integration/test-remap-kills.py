@@ -20,7 +20,7 @@ ENTERING = ("agent-planted", "agent-greeted", "enroll-attached", "enroll-noted",
 MERGING = ("pass-scan", "store-written", "remap-before-batch", "urgency-begun", "remap-batch-done")
 TAKING_OVER = ("agent-adopted", "adopt-piece")
 TIDYING = ("store-punched",)
-LEAVING = ("giveback-piece", "remap-unmerged", "agent-exit", "enroll-left")
+LEAVING = ("giveback-piece", "remap-unmerged", "remap-protected", "agent-exit", "enroll-left")
 MOVING = ("foreign-given-back",)
 
 

@@ -71,6 +71,25 @@ static void reclaim_whole_block(void **state _unused_)
 	check_all();
 }
 
+/* A proof that is given up leaves no marks: what is not reclaimed is as before. */
+static void protection_is_taken_off(void **state _unused_)
+{
+	struct ring_run run = remap_run(guest + 16 * PAGE_BYTES, 16, 0);
+
+	merge_expect(16, 16, 16, 0, 16);
+	for (uint64_t i = 16; i < 32; i++)
+		guest[i * PAGE_BYTES] = content_of(i);
+	protect(&run, 1);
+	assert_int_equal(remap_block(&host, RING_PROTECT, guest, PAGES, TRACK | RING_PROTECT_OFF, 0, &run, 1),
+			 1);
+	assert_int_equal(run.result, 0);
+	/* As if never protected: all are writable. */
+	assert_int_equal(remap_block(&host, RING_RECLAIM, guest, PAGES, TRACK, 0, &run, 1), 1);
+	assert_int_equal(run.result, -EBUSY);
+	assert_int_equal(mapped_pages(), 16);
+	check_all();
+}
+
 /* One page of a wrong kind: everything is put back. */
 static void reclaim_undoes(void **state _unused_)
 {
@@ -130,6 +149,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(reclaim_makes_anonymous, transaction_setup,
 						transaction_teardown),
 		cmocka_unit_test_setup_teardown(reclaim_whole_block, transaction_setup,
+						transaction_teardown),
+		cmocka_unit_test_setup_teardown(protection_is_taken_off, transaction_setup,
 						transaction_teardown),
 		cmocka_unit_test_setup_teardown(reclaim_undoes, transaction_setup, transaction_teardown),
 		cmocka_unit_test_setup_teardown(tracking_goes_on, transaction_setup, transaction_teardown),

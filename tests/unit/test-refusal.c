@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "daemon/refusal.h"
 #include "tests/unit/unit.h"
@@ -68,10 +70,65 @@ static void direct(void **state _unused_)
 	assert_int_equal(O_DIRECT, 040000);
 	assert_true(refusal_is_direct(yes, strlen(yes)));
 	assert_false(refusal_is_direct(no, strlen(no)));
-	assert_false(refusal_is_direct("", 0));
-	assert_false(refusal_is_direct("flags:\t", 7));
+	/* What cannot be told. */
+	assert_true(refusal_is_direct("", 0));
+	assert_true(refusal_is_direct("flags:\t", 7));
 	assert_true(refusal_of_file_system(NFS_SUPER_MAGIC));
 	assert_false(refusal_of_file_system(EXT4_SUPER_MAGIC));
+}
+
+static int direct_io_of_this_process(void)
+{
+	struct process p;
+	int r;
+
+	assert_int_equal(process_open(&p, getpid()), 0);
+	r = refusal_direct_io(&p);
+	process_close(&p);
+	return r;
+}
+
+/* Does it count while this is open? -1 when it cannot be had. */
+static int direct_with(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC), r;
+
+	if (fd < 0)
+		return -1;
+	r = direct_io_of_this_process();
+	close(fd);
+	return r;
+}
+
+static void disks_that_take_commands_count_as_direct(void **state _unused_)
+{
+	char path[] = "test-refusal.XXXXXX";
+	const struct {
+		mode_t type;
+		dev_t dev;
+		int expected;
+	} nodes[] = {
+		{ S_IFBLK, makedev(8, 0), 1 },
+		{ S_IFCHR, makedev(21, 0), 1 }, /* /dev/sg0 */
+		{ S_IFCHR, makedev(1, 3), 0 },  /* /dev/null */
+	};
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(direct_io_of_this_process(), 0);
+	assert_int_equal(direct_with(path, O_RDWR), 0);
+	assert_int_not_equal(direct_with(path, O_RDWR | O_DIRECT), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(nodes); i++) {
+		assert_int_equal(unlink(path), 0);
+		/* Whether there is such a device does not matter (O_PATH). */
+		if (mknod(path, nodes[i].type | 0600, nodes[i].dev) < 0) {
+			print_message("# no device nodes can be made here: %s\n", strerror(errno));
+			return;
+		}
+		assert_int_equal(direct_with(path, O_PATH), nodes[i].expected);
+	}
+	assert_int_equal(unlink(path), 0);
 }
 
 static void this_process_is_no_guest_and_not_refused(void **state _unused_)
@@ -95,6 +152,7 @@ int main(void)
 		cmocka_unit_test(arguments),
 		cmocka_unit_test(each_says_what_would_change_it),
 		cmocka_unit_test(direct),
+		cmocka_unit_test(disks_that_take_commands_count_as_direct),
 		cmocka_unit_test(this_process_is_no_guest_and_not_refused),
 	};
 
