@@ -279,17 +279,25 @@ static void strip_masks(char *snapshot)
 		memset(at, '-', MIN(strlen(at), sizeof("SigBlk:\t") - 1 + 16));
 }
 
-void assert_unchanged_but_masks(pid_t pid, const char *before)
+bool is_unchanged_but_masks(pid_t pid, const char *before, bool say)
 {
 	_cleanup_free_ char *after = process_snapshot(pid), *stripped = strdup(before);
 
 	strip_masks(stripped);
 	strip_masks(after);
 	if (streq(stripped, after))
-		return;
-	print_missing(stripped, after, '-');
-	print_missing(after, stripped, '+');
-	fail_msg("process %d is not as it was", pid);
+		return true;
+	if (say) {
+		print_missing(stripped, after, '-');
+		print_missing(after, stripped, '+');
+	}
+	return false;
+}
+
+void assert_unchanged_but_masks(pid_t pid, const char *before)
+{
+	if (!is_unchanged_but_masks(pid, before, true))
+		fail_msg("process %d is not as it was", pid);
 }
 
 void assert_unchanged(pid_t pid, const char *before)

@@ -48,7 +48,9 @@ bool sleeps_in_call(pid_t pid, int64_t *ret_nr);
 char *process_snapshot(pid_t pid);
 /* Fails, showing the difference, unless the process is as it was. */
 void assert_unchanged(pid_t pid, const char *before);
-/* The same, the threads' signal masks left aside. */
+/* The same, the threads' signal masks left aside: busy threads change them in ppoll. say: print the
+ * difference. */
+bool is_unchanged_but_masks(pid_t pid, const char *before, bool say);
 void assert_unchanged_but_masks(pid_t pid, const char *before);
 
 /* Waits until the condition holds, looking every millisecond; fails at the deadline. */

@@ -111,7 +111,7 @@ static void busy_guest(void **state _unused_)
 	(void)samples_report(&stopped, "thread stopped, usec");
 	fake_guest_let_work(&guest, 1000);
 	assert_unharmed();
-	(void)before;
+	assert_unchanged_but_masks(guest.pid, before);
 }
 
 static void unprivileged(void **state _unused_)
