@@ -16,7 +16,10 @@ static const char *const setting_names[] = {
 };
 _Static_assert(ARRAY_SIZE(setting_names) <= ARRAY_SIZE(((struct ksm *)NULL)->settings), "room");
 
+#define STATE_HEADER   "memshared-ksm 1"
 #define STATE_FILE_MAX 4096
+#define BOOT_ID	       "/proc/sys/kernel/random/boot_id"
+#define BOOT_BYTES     37
 /* A ksm_stat is a dozen short lines. */
 #define KSM_STAT_MAX 4096
 
@@ -45,29 +48,67 @@ static pid_t find_process(const char *name, bool kernel_thread)
 	return found;
 }
 
-static void load_state(struct ksm *k)
+/* One line of the state file, NAME=NUMBER. */
+static int parse_setting(struct ksm_saved *settings, const char *line)
 {
-	_cleanup_free_ char *text = NULL;
-	char *save = NULL;
-	size_t len;
+	const char *value = strchr(line, '=');
+	uint64_t v;
 
-	if (!k->state_path || io_read_file(AT_FDCWD, k->state_path, STATE_FILE_MAX, &text, &len) < 0)
-		return;
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		char *value = strchr(line, '=');
-		uint64_t v;
+	for (size_t i = 0; value && i < ARRAY_SIZE(setting_names); i++) {
+		size_t len = strlen(setting_names[i]);
 
-		if (!value)
+		if ((size_t)(value - line) != len || memcmp(line, setting_names[i], len) != 0)
 			continue;
-		*value++ = '\0';
-		for (size_t i = 0; i < ARRAY_SIZE(setting_names); i++) {
-			if (!streq(line, setting_names[i]) || parse_u64(value, 0, UINT64_MAX, &v) < 0)
-				continue;
-			(void)snprintf(k->settings[i].text, sizeof(k->settings[i].text), "%" PRIu64, v);
-			k->settings[i].present = true;
-			k->saved = true;
-		}
+		if (settings[i].present || parse_u64(value + 1, 0, UINT64_MAX, &v) < 0)
+			return -EINVAL;
+		(void)snprintf(settings[i].text, sizeof(settings[i].text), "%" PRIu64, v);
+		settings[i].present = true;
+		return 0;
 	}
+	return -EINVAL;
+}
+
+/* The file's lines: STATE_HEADER, "boot ID", settings. -ESTALE: of another boot. */
+static int parse_state(char *text, const char *boot, struct ksm_saved *settings)
+{
+	char *save = NULL, *line = strtok_r(text, "\n", &save);
+	int r = 0;
+
+	if (!line || !streq(line, STATE_HEADER))
+		return -EINVAL;
+	line = strtok_r(NULL, "\n", &save);
+	if (!line || strncmp(line, "boot ", 5) != 0)
+		return -EINVAL;
+	if (!streq(line + 5, boot))
+		return -ESTALE;
+	while (r == 0 && (line = strtok_r(NULL, "\n", &save)))
+		r = parse_setting(settings, line);
+	/* The last one that is written. */
+	return r == 0 && !settings[ARRAY_SIZE(setting_names) - 1].present ? -EINVAL : r;
+}
+
+/* Settings of an earlier boot are none of this one's: the file outlives a power cut. */
+static int load_state(struct ksm *k)
+{
+	struct ksm_saved settings[ARRAY_SIZE(k->settings)] = { 0 };
+	_cleanup_free_ char *text = NULL;
+	char boot[BOOT_BYTES];
+	size_t len;
+	int r = io_read_file(AT_FDCWD, k->state_path, STATE_FILE_MAX, &text, &len);
+
+	if (r == 0)
+		r = io_read_line(AT_FDCWD, BOOT_ID, boot, sizeof(boot));
+	if (r == 0)
+		r = strlen(text) == len ? parse_state(text, boot, settings) : -EINVAL;
+	if (r == -ESTALE)
+		(void)unlink(k->state_path);
+	if (r == -ENOENT || r == -ESTALE)
+		return 0;
+	if (r == 0) {
+		memcpy(k->settings, settings, sizeof(settings));
+		k->saved = true;
+	}
+	return r;
 }
 
 int ksm_open(struct ksm *k, const char *sys_path, const char *state_path)
@@ -81,8 +122,8 @@ int ksm_open(struct ksm *k, const char *sys_path, const char *state_path)
 			ksm_close(k);
 			return -ENOMEM;
 		}
+		k->state_error = load_state(k);
 	}
-	load_state(k);
 	k->ksmd = find_process("ksmd", true);
 	return 0;
 }
@@ -133,14 +174,20 @@ static int save_state(struct ksm *k)
 {
 	_cleanup_free_ char *tmp = NULL;
 	_cleanup_fclose_ FILE *f = NULL;
+	char boot[BOOT_BYTES];
+	int r;
 
 	if (!k->state_path)
 		return 0;
+	r = io_read_line(AT_FDCWD, BOOT_ID, boot, sizeof(boot));
+	if (r < 0)
+		return r;
 	if (asprintf(&tmp, "%s.new", k->state_path) < 0)
 		return -ENOMEM;
 	f = fopen(tmp, "we");
 	if (!f)
 		return -errno;
+	(void)fprintf(f, STATE_HEADER "\nboot %s\n", boot);
 	for (size_t i = 0; i < ARRAY_SIZE(setting_names); i++)
 		if (k->settings[i].present)
 			(void)fprintf(f, "%s=%s\n", setting_names[i], k->settings[i].text);

@@ -19,6 +19,7 @@ struct ksm {
 	int dir_fd;	  /* /sys/kernel/mm/ksm */
 	pid_t ksmd;	  /* its thread, 0 when not found */
 	char *state_path; /* where the saved settings are; NULL: nowhere */
+	int state_error;  /* why what is at state_path cannot be read */
 	bool saved;	  /* settings[] hold what the host had */
 	struct ksm_saved {
 		char text[32];
@@ -31,8 +32,8 @@ struct ksm_counters {
 	uint64_t full_scans, pages_scanned, zero_pages;
 };
 
-/* -EOPNOTSUPP: no KSM in this kernel. If a state file is there (an earlier daemon was
- * killed), the settings in it count as the host's. */
+/* -EOPNOTSUPP: no KSM in this kernel. If a state file of this boot is there (an earlier daemon was
+ * killed), the settings in it count as the host's; one of another boot is removed. */
 int ksm_open(struct ksm *k, const char *sys_path, const char *state_path);
 void ksm_close(struct ksm *k);
 /* Why ksmd cannot be driven now, in words with the remedy; 0 or -EBUSY (an active advisor,

@@ -71,6 +71,9 @@ static void restore_ksm(struct manager *mgr)
 {
 	int r;
 
+	if (mgr->ksm.state_error < 0)
+		log_warning("the host's KSM settings that an earlier run may have left changed stay as they "
+			    "are: %s cannot be read: %s", mgr->ksm.state_path, strerror(-mgr->ksm.state_error));
 	if (!mgr->ksm.saved)
 		return;
 	r = ksm_restore(&mgr->ksm);

@@ -84,15 +84,57 @@ static void a_killed_daemon_loses_nothing(void **state _unused_)
 	ksm_close(&k);
 }
 
-static void a_bad_state_file_is_ignored(void **state _unused_)
+/* What a daemon makes of such a state file. */
+static struct ksm open_with(const char *header, const char *boot, const char *settings)
 {
+	char text[512];
 	struct ksm k;
 
 	reset();
-	put("state", "run=2x\npages_to_scan\nother=1\n=\n");
+	(void)snprintf(text, sizeof(text), "%s\nboot %s\n%s", header, boot, settings);
+	put("state", text);
 	assert_int_equal(ksm_open(&k, dir, state_path), 0);
-	assert_false(k.saved);
 	ksm_close(&k);
+	return k;
+}
+
+#define HEADER "memshared-ksm 1"
+
+static void a_bad_state_file_is_ignored(void **state _unused_)
+{
+	static const char *const bad[][2] = {
+		{ "", "run=1\n" },
+		{ "run=1\npages_to_scan=100", "" },
+		{ "memshared-ksm 2", "run=1\n" },
+		{ HEADER, "" },
+		{ HEADER, "pages_to_scan=100\n" }, /* its end is missing */
+		{ HEADER, "run=2x\n" },
+		{ HEADER, "other=1\nrun=1\n" },
+		{ HEADER, "pages_to_scan\nrun=1\n" },
+		{ HEADER, "run=1\nrun=1\n" },
+		{ HEADER, "=\nrun=1\n" },
+	};
+	char boot[64];
+
+	assert_int_equal(io_read_line(AT_FDCWD, "/proc/sys/kernel/random/boot_id", boot, sizeof(boot)), 0);
+	assert_true(open_with(HEADER, boot, "run=1\n").saved);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct ksm k = open_with(bad[i][0], boot, bad[i][1]);
+
+		if (k.saved || k.state_error != -EINVAL)
+			fail_msg("file %zu: saved %d, error %d", i, k.saved, k.state_error);
+		assert_int_equal(access(state_path, F_OK), 0);
+	}
+}
+
+static void settings_of_another_boot_are_forgotten(void **state _unused_)
+{
+	struct ksm k = open_with(HEADER, "00000000-0000-0000-0000-000000000000",
+				 "pages_to_scan=100\nrun=1\n");
+
+	assert_false(k.saved);
+	assert_int_equal(k.state_error, 0);
+	assert_int_equal(access(state_path, F_OK), -1);
 }
 
 static void an_advisor_refuses(void **state _unused_)
@@ -154,6 +196,7 @@ int main(void)
 		cmocka_unit_test(settings_are_saved_and_put_back),
 		cmocka_unit_test(a_killed_daemon_loses_nothing),
 		cmocka_unit_test(a_bad_state_file_is_ignored),
+		cmocka_unit_test(settings_of_another_boot_are_forgotten),
 		cmocka_unit_test(an_advisor_refuses),
 		cmocka_unit_test(no_ksm),
 		cmocka_unit_test(ksm_stat_is_parsed),
