@@ -261,7 +261,11 @@ void manager_free(struct manager *mgr)
 	work_pool_free(mgr->pool);
 	merge_ksm_free(mgr->merge_ksm);
 	if (mgr->ksm_there) {
-		(void)ksm_restore(&mgr->ksm);
+		int r = ksm_restore(&mgr->ksm);
+
+		if (r < 0)
+			log_warning("the host's KSM settings could not be put back, the next start tries again: %s",
+				    strerror(-r));
 		ksm_close(&mgr->ksm);
 	}
 	while (mgr->members) {

@@ -84,6 +84,27 @@ static void a_killed_daemon_loses_nothing(void **state _unused_)
 	ksm_close(&k);
 }
 
+static void what_cannot_be_put_back_stays_saved(void **state _unused_)
+{
+	char path[128];
+	struct ksm k;
+
+	reset();
+	(void)snprintf(path, sizeof(path), "%s/sleep_millisecs", dir);
+	assert_int_equal(ksm_open(&k, dir, state_path), 0);
+	assert_int_equal(ksm_start(&k, 5000, 0), 0);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(ksm_restore(&k), -ENOENT);
+	expect("run", "0");
+	expect("pages_to_scan", "123");
+	put("sleep_millisecs", "0");
+	ksm_close(&k);
+	assert_int_equal(ksm_open(&k, dir, state_path), 0);
+	assert_int_equal(ksm_restore(&k), 0);
+	expect("sleep_millisecs", "45");
+	ksm_close(&k);
+}
+
 /* What a daemon makes of such a state file. */
 static struct ksm open_with(const char *header, const char *boot, const char *settings)
 {
@@ -195,6 +216,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(settings_are_saved_and_put_back),
 		cmocka_unit_test(a_killed_daemon_loses_nothing),
+		cmocka_unit_test(what_cannot_be_put_back_stays_saved),
 		cmocka_unit_test(a_bad_state_file_is_ignored),
 		cmocka_unit_test(settings_of_another_boot_are_forgotten),
 		cmocka_unit_test(an_advisor_refuses),
