@@ -252,14 +252,13 @@ static void print_groups(json_t *result, size_t width)
 	table_free(t);
 }
 
-static void print_gone(json_t *gone)
+static void print_missing(json_t *missing)
 {
-	json_t *pid;
+	json_t *m;
 	size_t i;
 
-	json_array_foreach(gone, i, pid)
-		complain("%lld exited meanwhile and is left out",
-			 (long long)json_integer_value(pid));
+	json_array_foreach(missing, i, m)
+		complain("%lld is left out: %s", (long long)get_int(m, "pid"), get_string(m, "reason"));
 }
 
 int cmd_estimate(const struct options *o)
@@ -267,7 +266,7 @@ int cmd_estimate(const struct options *o)
 	static char label[] = "reading";
 	size_t width = terminal_width(stdout);
 	json_auto_t *reply = NULL;
-	json_t *parameters = build_parameters(o), *result;
+	json_t *parameters = build_parameters(o), *result, *missing;
 	struct link *l = NULL;
 	int status;
 
@@ -286,15 +285,22 @@ int cmd_estimate(const struct options *o)
 		complain("the daemon's answer to Estimate has no result");
 		return STATUS_FAILED;
 	}
-	print_gone(json_object_get(result, "gone"));
-	if (o->json)
-		return print_json(result);
+	missing = json_object_get(result, "missing");
+	print_missing(missing);
+	/* Those that were not named may come and go. */
+	if (json_array_size(missing) > 0 && o->n_words + o->n_groups > 0)
+		status = STATUS_FAILED;
+	if (o->json) {
+		int printed = print_json(result);
+
+		return printed == STATUS_OK ? status : printed;
+	}
 	if (json_array_size(json_object_get(result, "guests")) == 0) {
 		puts("No guests.");
-		return STATUS_OK;
+		return status;
 	}
 	print_guests(result, width);
 	print_pairs(result, width);
 	print_groups(result, width);
-	return STATUS_OK;
+	return status;
 }

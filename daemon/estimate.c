@@ -209,7 +209,7 @@ static void read_run(struct work *w)
 		j->e->error = r; /* any job's; read when all are done */
 	g->gone = true;
 	(void)snprintf(g->reason, sizeof(g->reason), "%s",
-		       r == -ESRCH ? "the process has exited" : strerror(-r));
+		       r == -ESRCH ? "it has exited" : strerror(-r));
 }
 
 /* First round of jobs: who is there, and how much is there to read. */
@@ -232,7 +232,7 @@ static void open_run(struct work *w)
 		return;
 	g->gone = true;
 	(void)snprintf(g->reason, sizeof(g->reason), "%s",
-		       r == -ESRCH ? "no such process" : strerror(-r));
+		       r == -ESRCH ? "it has exited" : strerror(-r));
 }
 
 /* --- all guests together ------------------------------------------------------------- */

@@ -103,13 +103,15 @@ static json_t *groups_json(const struct asked *a, const struct estimate_result *
 	return list;
 }
 
-static json_t *gone_json(const struct estimate_result *res)
+static json_t *missing_json(const struct estimate_result *res)
 {
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < res->n_guests; i++)
 		if (res->guests[i].gone)
-			(void)json_array_append_new(list, json_integer(res->guests[i].pid));
+			(void)json_array_append_new(list,
+						    json_pack("{s:i, s:s}", "pid", (int)res->guests[i].pid,
+							      "reason", res->guests[i].reason));
 	return list;
 }
 
@@ -134,7 +136,7 @@ static void on_done(const struct estimate_result *res, int r, void *userdata)
 			a->call,
 			json_pack("{s:{s:i, s:o, s:o, s:o, s:o, s:I, s:I}}", "result", "page_bytes",
 				  (int)PAGE_BYTES, "guests", guests_json(a, res), "pairs", pairs_json(res),
-				  "groups", groups_json(a, res), "gone", gone_json(res), "elapsed_usec",
+				  "groups", groups_json(a, res), "missing", missing_json(res), "elapsed_usec",
 				  (json_int_t)res->elapsed_usec, "read_bytes",
 				  (json_int_t)(res->read_pages * PAGE_BYTES)));
 	asked_free(a);

@@ -97,6 +97,7 @@ struct job {
 	struct control_call *call;
 	sd_event_source *source;
 	unsigned done;
+	bool misses; /* guest 13 was asked for, too */
 };
 
 static json_t *estimate_guest(int pid)
@@ -106,15 +107,17 @@ static json_t *estimate_guest(int pid)
 			 "within_pages", 2000);
 }
 
-static json_t *result(void)
+static json_t *result(bool misses)
 {
+	json_t *missing = misses ? json_pack("[{s:i s:s}]", "pid", 13, "reason", "it burns") : NULL;
+
 	return json_pack("{s:{s:i s:[o, o] s:[{s:[i, i] s:i}]"
-			 " s:[{s:s s:[i, i] s:i s:i s:i s:i s:i}] s:i}}",
+			 " s:[{s:s s:[i, i] s:i s:i s:i s:i s:i}] s:i s:o*}}",
 			 "result", "page_bytes", 4096, "guests", estimate_guest(11),
 			 estimate_guest(12), "pairs", "pids", 11, 12, "common_pages", 10000,
 			 "groups", "name", "all", "pids", 11, 12, "present_pages", 100000,
 			 "zero_pages", 1000, "within_pages", 4000, "cross_pages", 10000,
-			 "saved_pages", 15000, "elapsed_usec", 1000);
+			 "saved_pages", 15000, "elapsed_usec", 1000, "missing", missing);
 }
 
 static void end_job(struct job *j)
@@ -132,7 +135,7 @@ static int step(sd_event_source *s _unused_, void *userdata)
 		return control_call_progress(j->call, json_pack("{s:{s:i, s:i}}", "progress",
 								"done_pages", j->done,
 								"total_pages", 100));
-	(void)control_call_reply(j->call, result());
+	(void)control_call_reply(j->call, result(j->misses));
 	end_job(j);
 	return 0;
 }
@@ -145,16 +148,20 @@ static void on_cancel(struct control_call *call _unused_, void *userdata)
 static int estimate(struct control_call *call, json_t *parameters, void *userdata _unused_)
 {
 	struct job *j;
+	bool misses = false;
 	json_t *pid;
 	size_t i;
 
-	json_array_foreach(json_object_get(parameters, "pids"), i, pid)
+	json_array_foreach(json_object_get(parameters, "pids"), i, pid) {
 		if (!known(call, json_integer_value(pid)))
 			return 0;
+		misses |= json_integer_value(pid) == 13;
+	}
 	j = calloc(1, sizeof(*j));
 	if (!j || sd_event_add_defer(event, &j->source, step, j) < 0 ||
 	    sd_event_source_set_enabled(j->source, SD_EVENT_ON) < 0)
 		abort();
+	j->misses = misses;
 	j->call = control_call_ref(call);
 	control_call_on_cancel(call, on_cancel, j);
 	return 0;

@@ -119,6 +119,13 @@ def failures(server):
     fails(server.run("enroll", "13"), 1, "13 forbids sharing (remove <nosharepages/>)")
     fails(server.run("guests", "99"), 1, "no guest has pid 99")
     fails(server.run("estimate", "99"), 1, "there is no process 99")
+    # What could be read is shown, and the status says that it is not all.
+    for words in (["estimate", "11", "13"], ["estimate", "--group", "a=12,13"],
+                  ["-j", "estimate", "13"]):
+        done = server.run(*words)
+        assert done.returncode == 1, done
+        assert '"pairs"' in done.stdout or "ACROSS" in done.stdout, done
+        assert done.stderr == "memsharectl: 13 is left out: it burns\n", done
     fails(server.run("reload"), 1, "memshared.conf:7: unknown key")
     fails(server.run("unenroll", "11"), 1, "does not know Unenroll")
     fails(server.run("nonsense"), 2, '"nonsense"')
