@@ -33,29 +33,49 @@ uint32_t devices_of_link(const char *link)
 	return 0;
 }
 
-int devices_read(const struct process *p, uint32_t *ret)
+/* Calls fn for the link of each descriptor, until it returns other than 0. That, 0, or -errno. */
+static int foreach_link(const struct process *p, int (*fn)(const char *link, void *userdata), void *userdata)
 {
-	int fd = openat(p->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = openat(p->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
 	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
-	uint32_t flags = 0;
 	struct dirent *e;
 
 	if (!d) {
-		int r = -errno;
-
+		r = -errno;
 		close_fdp(&fd);
 		return r;
 	}
-	for (unsigned n = 0; n < DEVICES_FDS_MAX && (e = readdir(d)); n++) {
+	for (unsigned n = 0; n < DEVICES_FDS_MAX && r == 0 && (e = readdir(d)); n++) {
 		char link[128];
 		ssize_t len = readlinkat(dirfd(d), e->d_name, link, sizeof(link) - 1);
 
 		if (len <= 0)
 			continue;
 		link[len] = '\0';
-		flags |= devices_of_link(link);
+		r = fn(link, userdata);
 	}
 	(void)closedir(d);
-	*ret = flags;
+	return r;
+}
+
+static int add_flags(const char *link, void *userdata)
+{
+	*(uint32_t *)userdata |= devices_of_link(link);
 	return 0;
+}
+
+int devices_read(const struct process *p, uint32_t *ret)
+{
+	*ret = 0;
+	return foreach_link(p, add_flags, ret);
+}
+
+static int is_userfaultfd(const char *link, void *userdata _unused_)
+{
+	return streq(link, "anon_inode:[userfaultfd]");
+}
+
+int devices_have_userfaultfd(const struct process *p)
+{
+	return foreach_link(p, is_userfaultfd, NULL);
 }

@@ -82,9 +82,9 @@ static int try_tracker(struct enroll *e, enum tracker_kind kind)
 {
 	int uffd = -1;
 
+	/* One that an earlier daemon left, or a better kind that could not be, is of no use any more. */
+	(void)agent_close_uffd(e->m->agent);
 	if (kind == TRACKER_WP) {
-		/* One that an earlier daemon left is of no use any more. */
-		(void)agent_close_uffd(e->m->agent);
 		/* Transactions make the kernel's own accesses (KVM, vhost) wait as well. */
 		uffd = agent_open_uffd(e->m->agent,
 				       policy_engine_transacts(e->m->policy.engine) || e->m->foreign);

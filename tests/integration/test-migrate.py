@@ -9,6 +9,7 @@ import socket
 import threading
 
 import harness
+import ksm
 import tap
 
 CONFIG = """\
@@ -144,8 +145,10 @@ def postcopy(host):
         two.kill()
 
 
-def save(host, guest, name):
-    """The guest's state goes to a file by a migration; its path."""
+@contextlib.contextmanager
+def saving(host, guest, name, held=None):
+    """The guest's state goes to a file by a migration, which has ended afterwards; the file's path.
+    held: an event, until which nothing is taken."""
     file, path = (os.path.join(host.directory, name + end) for end in (".state", ".save"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, open(file, "wb") as out:
         listener.bind(path)
@@ -153,15 +156,22 @@ def save(host, guest, name):
 
         def swallow():
             with contextlib.suppress(OSError), listener.accept()[0] as stream:
+                if held:
+                    held.wait(120 * tap.SLOW)
                 while data := stream.recv(1 << 20):
                     out.write(data)
         thread = threading.Thread(target=swallow, daemon=True)
         thread.start()
         guest.qmp.call("migrate", uri="unix:" + path)
+        yield file
         host.wait(lambda: migration(guest) in ("completed", "failed"), 120, "the state is saved")
         assert migration(guest) == "completed", guest.qmp.call("query-migrate")
         thread.join(60 * tap.SLOW)
-    return file
+
+
+def save(host, guest, name):
+    with saving(host, guest, name) as file:
+        return file
 
 
 def load(host, file, name):
@@ -233,6 +243,37 @@ def background_snapshot_remap(host):
 def background_snapshot_ksm(host):
     host.ksm().set(run=0)
     background_snapshot(host, "ksm")
+
+
+@harness.test("where nothing of ours is registered ksmd stands still during a background snapshot", limit=400)
+def background_snapshot_untracked(host):
+    host.ksm().set(run=0)
+    one, two = (host.guest(name, mib=32).ready() for name in ("moving-one", "moving-two"))
+    daemon = start(host, "enabled=yes\ndomain=test\ntracker=rehash", engine="ksm")
+    for g in (one, two):
+        wait_for(host, daemon, g, state="enrolled", tracker="rehash")
+        shares(host, daemon, g)
+    try:
+        switch(one, "background-snapshot")
+    except RuntimeError as error:
+        raise tap.Skip("no background snapshots here: %s" % error) from error
+    held = threading.Event()
+    with saving(host, one, "slow", held) as file:
+        host.wait(lambda: migration(one) == "active", 60, "it is being saved")
+        two.scramble(50)
+        two.rewrite(100)
+        host.wait(lambda: "userfaultfd" in (daemon.call("Status")["ksmd"].get("reason") or ""), 60,
+                  "a round is refused")
+        scans, passes = ksm.counters()["full_scans"], daemon.guest(two)["passes"]
+        host.wait(lambda: daemon.guest(two)["passes"] > passes + 3, 60, "passes go on")
+        assert migration(one) == "active" and ksm.counters()["full_scans"] == scans
+        held.set()
+    switch(one)
+    for g in (one, two):
+        g.check()
+    host.wait(lambda: not daemon.call("Status")["ksmd"].get("reason"), 60, "rounds go on")
+    one.kill()
+    load(host, file, "moving-three").check()
 
 
 @harness.test("yielding ends when its time is over, when told, and with the guest", limit=300)
