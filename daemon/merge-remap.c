@@ -72,6 +72,8 @@ struct want {
 	struct member *m;
 	uint64_t huge; /* the huge page that the answer below is for */
 	bool huge_wanted;
+	/* Candidates in those that stay whole, up to this one: a plan asks twice. */
+	uint64_t kept_pages, counted_to;
 };
 
 static uint32_t slot_of_page(const struct want *w, uint32_t i)
@@ -105,6 +107,9 @@ static bool huge_worth_it(struct want *w, uint32_t i)
 		n += slot_of_page(w, (uint32_t)k) != RUN_NONE;
 	w->huge = huge;
 	w->huge_wanted = w->m->policy.thp == THP_SPLIT && n >= w->m->policy.thp_split;
+	if (!w->huge_wanted && huge > w->counted_to)
+		w->kept_pages += n;
+	w->counted_to = MAX(w->counted_to, huge);
 	return w->huge_wanted;
 }
 
@@ -148,11 +153,13 @@ static int plan_round(struct remap *r)
 	r->plan = malloc(ROUND_RUNS_MAX * sizeof(*r->plan));
 	if (!runs || !r->plan)
 		return -ENOMEM;
+	m->counts.kept_huge_pages = 0;
 	for (size_t i = 0; i < m->n_blocks; i++) {
-		struct want w = { r->env->ledger, m->blocks[i], m, UINT64_MAX, false };
+		struct want w = { .ledger = r->env->ledger, .block = m->blocks[i], .m = m, .huge = UINT64_MAX };
 		size_t n = runs_plan(m->blocks[i]->start, m->blocks[i]->n_pages, wanted_slot, next_offered, &w,
 				     maps, runs, ROUND_RUNS_MAX - r->n_plan);
 
+		m->counts.kept_huge_pages += w.kept_pages;
 		for (size_t k = 0; k < n; k++) {
 			r->plan[r->n_plan++] = (struct planned){ m->blocks[i], runs[k] };
 			if (runs[k].slot != RUN_ZERO)

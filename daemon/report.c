@@ -37,10 +37,21 @@ static json_t *blocks_json(const struct guest *g)
 	return list;
 }
 
+/* What the engine is to merge. */
+static uint64_t offered_pages(const struct member *m)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < m->n_blocks; i++)
+		n += m->blocks[i]->counts[PAGE_STATE_CANDIDATE] + m->blocks[i]->counts[PAGE_STATE_ZEROS];
+	return n;
+}
+
 static json_t *refusals_json(const struct manager *mgr, const struct guest *g)
 {
 	json_t *list = json_array();
 	struct merge_ksm_stats s = { 0 };
+	uint64_t kept;
 
 	/* What keeps every engine out is said once. */
 	if (*g->engine_refusal[POLICY_ENGINE_AUTO])
@@ -58,14 +69,17 @@ static json_t *refusals_json(const struct manager *mgr, const struct guest *g)
 	if (g->member->policy.thp == THP_KEEP && g->member->counts.huge_pages > 0)
 		(void)json_array_append_new(
 			list, json_sprintf("%" JSON_INTEGER_FORMAT " MiB in huge pages are kept whole and not "
-					   "looked at: its policy says thp=keep; thp=split:N would merge in them",
+					   "looked at, so that nobody knows what that costs (memsharectl estimate "
+					   "looks): its policy says thp=keep; thp=split:N would merge in them",
 					   INT(g->member->counts.huge_pages * PAGE_BYTES >> 20)));
-	if (g->member->counts.kept_huge_pages > 0)
+	/* As of the last plan: some may have been written since. */
+	kept = MIN(g->member->counts.kept_huge_pages, offered_pages(g->member));
+	if (kept > 0)
 		(void)json_array_append_new(
 			list, json_sprintf("%" JSON_INTEGER_FORMAT
 					   " duplicate pages stay because their huge pages are kept whole: "
 					   "a smaller N in thp=split:N would free them",
-					   INT(g->member->counts.kept_huge_pages)));
+					   INT(kept)));
 	if (g->member->counts.unmarked_pages > 0)
 		(void)json_array_append_new(
 			list, json_sprintf("%" JSON_INTEGER_FORMAT

@@ -89,7 +89,8 @@ def settled(host, daemon, least=1000, timeout=90):
     def rests():
         status = daemon.call("Status")
         sharing = status["totals"]["sharing_pages"]
-        if abs(sharing - last[0]) > max(16, last[0] // 200) or status["ksmd"]["run"] != "stopped":
+        ksmd = status.get("ksmd", {}).get("run", "stopped")
+        if abs(sharing - last[0]) > max(16, last[0] // 200) or ksmd != "stopped":
             last[:] = [sharing, time.monotonic()]
         return sharing >= least and time.monotonic() - last[1] > 3 and status
     try:

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is refused, and how: one line with its cause, an exit status, and nothing left behind."""
-import array
 import contextlib
 import functools
 import mmap
@@ -9,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 
 import harness
@@ -18,12 +16,6 @@ import merging
 import tap
 
 MIB = 1 << 20
-HUGE = 2 * MIB
-HUGE_PAGES = HUGE // harness.PAGE
-# Of /proc/PID/pagemap and /proc/kpageflags.
-PRESENT = 1 << 63
-PFN_MASK = (1 << 55) - 1
-KPF_THP = 1 << 22
 
 
 class Context(harness.Host):
@@ -103,57 +95,6 @@ def test(description, limit):
 def warned(daemon, fragment):
     """Does status say it, as a warning?"""
     return any(fragment in w for w in daemon.call("Status")["warnings"])
-
-
-def huge_pages_of(guest):
-    """Addresses of RAM where a whole huge page is mapped: by them, because khugepaged makes new
-    ones at any time, so that a number alone says nothing of those that were split."""
-    start, end = guest.ram()
-    start = -(-start // HUGE) * HUGE
-    frames = array.array("Q")
-    with open("/proc/%d/pagemap" % guest.pid, "rb") as pagemap:
-        pagemap.seek(start // harness.PAGE * 8)
-        frames.frombytes(pagemap.read((end - start) // HUGE * HUGE_PAGES * 8))
-    found = set()
-    with open("/proc/kpageflags", "rb") as kpageflags:
-        for n in range(0, len(frames), HUGE_PAGES):
-            first = frames[n] & PFN_MASK
-            if (not frames[n] & PRESENT or first % HUGE_PAGES
-                    or any(f & (PRESENT | PFN_MASK) != PRESENT | (first + i)
-                           for i, f in enumerate(frames[n:n + HUGE_PAGES]))):
-                continue
-            kpageflags.seek(first * 8)
-            if int.from_bytes(kpageflags.read(8), sys.byteorder) & KPF_THP:
-                found.add(start + n * harness.PAGE)
-    return found
-
-
-@test("huge pages stay whole with thp=keep, and are split only where it pays", limit=600)
-def huge_pages(host):
-    split, one = {}, host.one
-    one.pause()
-    try:
-        for thp in ("keep", "split:512", "split:1"):
-            before = huge_pages_of(one)
-            if len(before) < 16:
-                raise harness.Skip("guests have hardly any huge pages here: %d" % len(before))
-            daemon = merging.start(host, policy="thp=" + thp)
-            daemon.call("Enroll", pid=one.pid)
-            if thp == "keep":  # maybe there is nothing to merge at all then
-                host.wait(lambda d=daemon: d.guest(one)["passes"] >= 5, 100,
-                          "five passes")
-                host.wait(lambda: merging.settings()["run"] == 0, 100, "ksmd rests")
-            else:
-                merging.settled(host, daemon, 0)
-            split[thp] = len(before - huge_pages_of(one))
-            harness.note("thp=%s: %d of %d huge pages were split, sharing %d pages" % (
-                thp, split[thp], len(before), daemon.guest(one)["sharing_pages"]))
-            daemon.call("Unenroll", pid=one.pid)
-    finally:
-        one.resume()
-    assert split["keep"] == 0, split
-    assert split["split:1"] > 0, split
-    host.untouched()
 
 
 @test("a daemon that cannot work says why in one line, and leaves no file", limit=100)
