@@ -156,12 +156,22 @@ static uint64_t block_bytes(const struct ram_block *b)
 	return b->n_pages << PAGE_SHIFT;
 }
 
-static bool have_memdev(const struct qmp_memdev *devs, size_t n_devs, uint64_t bytes)
+static size_t count_blocks(const struct ram_block *b, size_t n, uint64_t bytes)
 {
+	size_t found = 0;
+
+	for (size_t i = 0; i < n; i++)
+		found += block_bytes(&b[i]) == bytes;
+	return found;
+}
+
+static size_t count_memdevs(const struct qmp_memdev *devs, size_t n_devs, uint64_t bytes)
+{
+	size_t found = 0;
+
 	for (size_t i = 0; i < n_devs; i++)
-		if (devs[i].size_bytes == bytes)
-			return true;
-	return false;
+		found += devs[i].size_bytes == bytes;
+	return found;
 }
 
 static void choose_range(const struct range *r, void *userdata)
@@ -169,7 +179,7 @@ static void choose_range(const struct range *r, void *userdata)
 	struct chooser *c = userdata;
 	uint64_t bytes = block_bytes(&r->block);
 
-	if (bytes < MEMORY_RAM_MIN_BYTES && !have_memdev(c->devs, c->n_devs, bytes)) {
+	if (bytes < MEMORY_RAM_MIN_BYTES && count_memdevs(c->devs, c->n_devs, bytes) == 0) {
 		if (bytes >= SMALLEST_RAM_BYTES && r->block.n_pages > c->largest.n_pages)
 			c->largest = r->block;
 		return;
@@ -197,29 +207,6 @@ static const char *refusal_of(enum block_backing backing)
 	}
 }
 
-static bool have_block(const struct chooser *c, uint64_t bytes)
-{
-	for (size_t i = 0; i < c->n_blocks; i++)
-		if (block_bytes(&c->blocks[i]) == bytes)
-			return true;
-	return false;
-}
-
-/* When each backend has its block, the others are no RAM. Else who knows: QEMU before 5.0 does
- * not list its default memory, and a backend may be on its way. */
-static void drop_unconfirmed(struct chooser *c)
-{
-	size_t kept = 0;
-
-	for (size_t i = 0; i < c->n_devs; i++)
-		if (!have_block(c, c->devs[i].size_bytes))
-			return;
-	for (size_t i = 0; i < c->n_blocks; i++)
-		if (c->blocks[i].confirmed)
-			c->blocks[kept++] = c->blocks[i];
-	c->n_blocks = kept;
-}
-
 static void chooser_finish(struct chooser *c)
 {
 	if (c->n_blocks == 0 && c->largest.n_pages > 0)
@@ -227,30 +214,35 @@ static void chooser_finish(struct chooser *c)
 	for (size_t i = 0; i < c->n_blocks; i++)
 		(void)snprintf(c->blocks[i].refusal, sizeof(c->blocks[i].refusal), "%s",
 			       refusal_of(c->blocks[i].backing));
-	memory_confirm_blocks(c->blocks, c->n_blocks, c->devs, c->n_devs);
-	if (c->n_devs > 0 && c->n_left_out == 0)
-		drop_unconfirmed(c);
+	(void)memory_confirm_blocks(c->blocks, c->n_blocks, c->devs, c->n_devs, c->n_left_out == 0);
 }
 
-void memory_confirm_blocks(struct ram_block *b, size_t n, const struct qmp_memdev *devs,
-			   size_t n_devs)
+bool memory_confirm_blocks(struct ram_block *b, size_t n, const struct qmp_memdev *devs, size_t n_devs,
+			   bool all)
 {
-	for (size_t i = 0; i < n; i++) {
-		const struct qmp_memdev *match = NULL;
-		size_t n_match = 0, n_same = 0;
+	bool each = true;
 
-		for (size_t k = 0; k < n_devs; k++)
-			if (devs[k].size_bytes == block_bytes(&b[i])) {
-				match = &devs[k];
-				n_match++;
-			}
-		for (size_t k = 0; k < n; k++)
-			n_same += b[k].n_pages == b[i].n_pages;
+	for (size_t i = 0; i < n_devs && each; i++)
+		each = count_blocks(b, n, devs[i].size_bytes) >= count_memdevs(devs, n_devs, devs[i].size_bytes);
+	for (size_t i = 0; i < n; i++) {
+		uint64_t bytes = block_bytes(&b[i]);
+		size_t n_match = count_memdevs(devs, n_devs, bytes), k = 0;
+
 		b[i].confirmed = n_match > 0;
 		b[i].name[0] = '\0';
-		if (n_match == 1 && n_same == 1)
-			(void)snprintf(b[i].name, sizeof(b[i].name), "%s", match->id);
+		if (n_match == 1 && count_blocks(b, n, bytes) == 1) {
+			while (devs[k].size_bytes != bytes)
+				k++;
+			(void)snprintf(b[i].name, sizeof(b[i].name), "%s", devs[k].id);
+		}
+		/* A backend that has no block may have one that is not seen as it is. */
+		if (b[i].backing == BLOCK_ANONYMOUS && n_devs > 0 && all)
+			(void)snprintf(b[i].refusal, sizeof(b[i].refusal), "%s",
+				       each && !b[i].confirmed ? "not the guest's RAM: QEMU has no memory "
+								 "backend of this size (video memory?)"
+							       : "");
 	}
+	return each;
 }
 
 size_t memory_choose_blocks(const struct mapping *m, size_t n, const struct qmp_memdev *devs,
@@ -383,17 +375,33 @@ int memory_find_blocks(const struct process *p, struct ram_block ret[RAM_BLOCKS_
 	return 0;
 }
 
+static bool is_same_block(const struct ram_block *a, const struct ram_block *b)
+{
+	return a->start.addr == b->start.addr && a->n_pages == b->n_pages && a->backing == b->backing;
+}
+
+/* What QEMU said of a block holds as long as it is there. */
+static void remember(const struct guest_memory *mem, struct chooser *c)
+{
+	for (size_t i = 0; i < c->n_blocks; i++)
+		for (size_t k = 0; k < mem->n_blocks; k++) {
+			const struct ram_block *known = &mem->blocks[k];
+
+			if (!is_same_block(known, &c->blocks[i]))
+				continue;
+			c->blocks[i].confirmed = known->confirmed;
+			memcpy(c->blocks[i].name, known->name, sizeof(known->name));
+			memcpy(c->blocks[i].refusal, known->refusal, sizeof(known->refusal));
+		}
+}
+
 static bool same_blocks(const struct guest_memory *mem, const struct chooser *c)
 {
 	if (mem->n_blocks != c->n_blocks || mem->n_left_out != c->n_left_out)
 		return false;
-	for (size_t i = 0; i < c->n_blocks; i++) {
-		const struct ram_block *a = &mem->blocks[i], *b = &c->blocks[i];
-
-		if (a->start.addr != b->start.addr || a->n_pages != b->n_pages ||
-		    a->backing != b->backing)
+	for (size_t i = 0; i < c->n_blocks; i++)
+		if (!is_same_block(&mem->blocks[i], &c->blocks[i]))
 			return false;
-	}
 	return true;
 }
 
@@ -419,6 +427,8 @@ int memory_refresh_blocks(const struct process *p, const struct qmp_memdev *devs
 	if (r < 0)
 		return r;
 	changed = !same_blocks(mem, &chooser);
+	if (n_devs == 0)
+		remember(mem, &chooser);
 	memcpy(mem->blocks, blocks, chooser.n_blocks * sizeof(*blocks));
 	mem->n_blocks = chooser.n_blocks;
 	mem->n_left_out = chooser.n_left_out;

@@ -11,7 +11,8 @@
  *
  * Video memory (usually 16 MiB), firmware and ROMs (some KiB) are marked alike. Therefore:
  *   - a candidate whose size is that of a backend in query-memdev is RAM (confirmed), and when
- *     each backend has been found so, nothing else is;
+ *     each backend has been found so, nothing else is (where the backends are all the memory that
+ *     the guest has: QEMU before 5.0 does not list its default memory);
  *   - one of MEMORY_RAM_MIN_BYTES and more is taken for RAM;
  *   - if that leaves none, the largest candidate of 1 MiB and more is.
  * What is taken wrongly this way, without a monitor, is large video memory (qxl has twice 64 MiB):
@@ -22,7 +23,8 @@
  * of RAM (pages that the remap engine shares); those of any other memfd "memshared-*" never are.
  * Anonymous memory that the agent maps for itself must not be DONTFORK, lest it become a part.
  *
- * Shared, hugetlb and file-backed blocks are listed too, with what would change it in refusal.
+ * Shared, hugetlb and file-backed blocks are listed too, with what would change it in refusal, and so
+ * is what turned out to be no RAM.
  *
  * smaps walks the page tables: 160-190 ms were measured for a 1 GiB block of 60,000 mappings.
  * memory_refresh_blocks() looks at maps first (24 ms for the same, 0.4 us a mapping) and reads
@@ -72,16 +74,19 @@ struct ram_block {
 int memory_parse_smaps(const char *buf, size_t len, size_t max, struct mapping **ret,
 		       size_t *ret_n);
 /* Chooses the RAM blocks among mappings (sorted by address, as smaps is). Pure. devs may be
- * NULL. Returns the number of blocks written, at most RAM_BLOCKS_MAX. */
+ * NULL; else they are all the memory that the guest has. Returns the number of blocks written, at most RAM_BLOCKS_MAX. */
 size_t memory_choose_blocks(const struct mapping *m, size_t n, const struct qmp_memdev *devs,
 			    size_t n_devs, struct ram_block *ret);
 /* Reads smaps of a live guest and does both. 0 or -errno (-ESRCH it has exited, -ESTALE it runs
  * another program now); the blocks may be none. */
 int memory_find_blocks(const struct process *p, struct ram_block ret[RAM_BLOCKS_MAX],
 		       size_t *ret_n);
-/* Marks blocks whose size a backend of query-memdev has, and names them. */
-void memory_confirm_blocks(struct ram_block *b, size_t n, const struct qmp_memdev *devs,
-			   size_t n_devs);
+/* Marks blocks whose size a backend of query-memdev has, and names them. Where the backends are all the
+ * memory that the guest has, and each has its block, other blocks are refused. False when a backend
+ * has no block. The backends are to be asked for after the blocks, lest one that comes between be
+ * taken for no RAM. */
+bool memory_confirm_blocks(struct ram_block *b, size_t n, const struct qmp_memdev *devs, size_t n_devs,
+			   bool all);
 
 /* --- kept up to date ---------------------------------------------------------------------- */
 
@@ -96,7 +101,8 @@ struct guest_memory {
 /*
  * Brings mem up to date: 1 when blocks came, went or changed their backing, 0 when not, -errno as
  * memory_find_blocks() (mem as it was). Notices blocks of MEMORY_RAM_MIN_BYTES and more that come and
- * all that go; set layout to 0 where a smaller one is expected, or when devs changed.
+ * all that go; set layout to 0 where a smaller one is expected, or when devs changed. Without devs,
+ * what is known of blocks that are still there is kept.
  */
 int memory_refresh_blocks(const struct process *p, const struct qmp_memdev *devs, size_t n_devs,
 			  struct guest_memory *mem);

@@ -152,6 +152,18 @@ int qmp_parse_memdevs(const json_t *j, struct qmp_memdev ret[QMP_MEMDEVS_MAX], s
 	return 0;
 }
 
+int qmp_parse_ram(const json_t *j, uint64_t *ret_bytes)
+{
+	const json_t *base = json_object_get(j, "base-memory"), *plugged = json_object_get(j, "plugged-memory");
+
+	/* A machine that has no slots says nothing of plugged memory. */
+	if (!json_is_integer(base) || json_integer_value(base) < 0 ||
+	    (plugged && (!json_is_integer(plugged) || json_integer_value(plugged) < 0)))
+		return -EPROTO;
+	*ret_bytes = (uint64_t)json_integer_value(base) + (uint64_t)json_integer_value(plugged);
+	return 0;
+}
+
 int qmp_parse_name(const json_t *j, struct qmp_identity *ret)
 {
 	if (!json_is_object(j))

@@ -369,6 +369,18 @@ int qmp_query_memdevs(struct qmp *q, char reason[QMP_REASON_MAX],
 	return no_sense(q, r, "query-memdev", reason);
 }
 
+int qmp_query_ram(struct qmp *q, char reason[QMP_REASON_MAX], uint64_t *ret_bytes)
+{
+	json_t *j;
+	int r = qmp_call(q, "query-memory-size-summary", NULL, reason, &j);
+
+	if (r < 0)
+		return r;
+	r = qmp_parse_ram(j, ret_bytes);
+	json_decref(j);
+	return no_sense(q, r, "query-memory-size-summary", reason);
+}
+
 int qmp_query_identity(struct qmp *q, char reason[QMP_REASON_MAX], struct qmp_identity *ret)
 {
 	struct qmp_identity id = { 0 };

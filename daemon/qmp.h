@@ -87,6 +87,8 @@ int qmp_call(struct qmp *q, const char *command, json_t *arguments, char reason[
 
 int qmp_query_memdevs(struct qmp *q, char reason[QMP_REASON_MAX],
 		      struct qmp_memdev ret[QMP_MEMDEVS_MAX], size_t *ret_n);
+/* What the guest has at its start and what is plugged in now. -EOPNOTSUPP before QEMU 2.11. */
+int qmp_query_ram(struct qmp *q, char reason[QMP_REASON_MAX], uint64_t *ret_bytes);
 int qmp_query_identity(struct qmp *q, char reason[QMP_REASON_MAX], struct qmp_identity *ret);
 int qmp_query_status(struct qmp *q, char reason[QMP_REASON_MAX], struct qmp_status *ret);
 int qmp_query_migration(struct qmp *q, char reason[QMP_REASON_MAX], struct qmp_migration *ret);
@@ -129,6 +131,7 @@ void qmp_message_done(struct qmp_message *m);
 
 /* Each takes what stands under "return" and gives 0 or -EPROTO. */
 int qmp_parse_memdevs(const json_t *j, struct qmp_memdev ret[QMP_MEMDEVS_MAX], size_t *ret_n);
+int qmp_parse_ram(const json_t *j, uint64_t *ret_bytes);
 int qmp_parse_name(const json_t *j, struct qmp_identity *ret);
 int qmp_parse_uuid(const json_t *j, struct qmp_identity *ret);
 int qmp_parse_status(const json_t *j, struct qmp_status *ret);

@@ -90,13 +90,24 @@ static bool needs_uffd(struct qmp *q)
 	       (migration.background_snapshot || strncmp(migration.status, "postcopy-", 9) == 0);
 }
 
+/* Are these backends all the memory that the guest has? */
+static bool is_all_ram(struct qmp *q, const struct qmp_memdev *devs, size_t n_devs)
+{
+	uint64_t ram_bytes, sum = 0;
+	char reason[QMP_REASON_MAX];
+
+	for (size_t i = 0; i < n_devs; i++)
+		sum += MIN(devs[i].size_bytes, UINT64_MAX - sum);
+	return qmp_query_ram(q, reason, &ram_bytes) >= 0 && sum >= ram_bytes;
+}
+
 /* Asks QEMU for its memory backends and how it is. That a monitor does not answer is normal. */
 static void ask_monitor(struct found *f)
 {
 	_cleanup_free_ struct qmp_memdev *devs = calloc(QMP_MEMDEVS_MAX, sizeof(*devs));
 	char reason[QMP_REASON_MAX];
 	size_t n_devs = 0;
-	bool answered = false;
+	bool answered = false, all = false;
 
 	f->asked = true;
 	for (size_t i = 0; devs && i < f->identity.cmdline.n_monitors && !answered; i++) {
@@ -106,12 +117,17 @@ static void ask_monitor(struct found *f)
 			     &q) < 0)
 			continue;
 		answered = qmp_query_memdevs(q, reason, devs, &n_devs) >= 0;
+		all = answered && f->memory.n_left_out == 0 && is_all_ram(q, devs, n_devs);
 		f->needs_uffd = answered && needs_uffd(q);
 		qmp_close(q);
 	}
 	f->may_arrive = f->identity.cmdline.incoming && !answered;
-	if (answered)
-		memory_confirm_blocks(f->memory.blocks, f->memory.n_blocks, devs, n_devs);
+	if (!answered ||
+	    memory_confirm_blocks(f->memory.blocks, f->memory.n_blocks, devs, n_devs, all) || !all)
+		return;
+	/* One that is too small to be taken for RAM by itself. */
+	f->memory.layout = 0;
+	f->memory_error = memory_refresh_blocks(&f->process, devs, n_devs, &f->memory);
 }
 
 static void look_closer(const struct look *l, struct found *f)

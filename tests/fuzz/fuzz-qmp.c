@@ -20,6 +20,7 @@ static void try_all(const json_t *j)
 	struct qmp_identity id = { 0 };
 	struct qmp_status status = { 0 };
 	struct qmp_version version;
+	uint64_t bytes;
 	size_t n;
 
 	if (qmp_parse_memdevs(j, devs, &n) == 0)
@@ -29,6 +30,7 @@ static void try_all(const json_t *j)
 		for (size_t i = 0; i < n; i++)
 			if (!qmp_id_valid(ids[i]))
 				abort();
+	(void)qmp_parse_ram(j, &bytes);
 	(void)qmp_parse_name(j, &id);
 	(void)qmp_parse_uuid(j, &id);
 	(void)qmp_parse_status(j, &status);

@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 
@@ -303,6 +304,46 @@ def foreign_comes(host):
     merging.alone(host, [host.one])
     host.wait(lambda: not warned(daemon, "process"), 100, "the next round begins")
     set_free(host, daemon, "process")
+
+
+@test("video memory is listed with the reason and left alone, where QEMU's monitor can be asked",
+      limit=300)
+def video(host):
+    path = os.path.join(host.directory, "video.qmp")
+    guest = host.guest("video", mib=16, arguments=[
+        "-vga", "qxl", "-qmp", "unix:%s,server=on,wait=off" % path])
+    guest.ready()
+    before = merging.Picture(guest)
+
+    def enrolled(daemon, ram, refused):
+        merging.wait_enrolled(host, daemon, [guest])
+        blocks = daemon.guest(guest)["blocks"]
+        served = [b for b in blocks if "refusal" not in b]
+        left = [b["refusal"] for b in blocks if "refusal" in b]
+        assert len(served) == ram and len(left) == refused, blocks
+        assert all("video memory" in r for r in left), blocks
+        assert not refused or served[0]["confirmed"] and served[0]["name"] == "pc.ram", blocks
+        merging.merged(host, daemon, 500)
+
+    daemon = merging.start(host)
+    daemon.call("Enroll", pid=guest.pid)
+    enrolled(daemon, 1, 2)
+    daemon.call("Unenroll", pid=guest.pid)
+    before.compare(merging.Picture(guest))
+    # Nobody can say it while somebody else holds the monitor; the next daemon can ask again.
+    daemon = merging.start(host)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
+        monitor.connect(path)
+        assert b"QMP" in monitor.recv(4096)
+        daemon.call("Enroll", pid=guest.pid)
+        enrolled(daemon, 3, 0)
+    daemon.kill()
+    daemon = merging.start(host)
+    enrolled(daemon, 1, 2)
+    daemon.call("Unenroll", pid=guest.pid)
+    before.compare(merging.Picture(guest))
+    guest.check()
+    guest.close()
 
 
 harness.tap.main(Context, shared=True)

@@ -307,18 +307,27 @@ static void memdevs(void **state _unused_)
 	add_guard(&l);
 	(void)add(&l, MIB(256), MARKS, NULL);
 	/* All backends are there: the rest is no RAM. */
-	assert_int_equal(memory_choose_blocks(l.m, l.n, devs, ARRAY_SIZE(devs), b), 3);
+	assert_int_equal(memory_choose_blocks(l.m, l.n, devs, ARRAY_SIZE(devs), b), 4);
 	assert_true(b[0].confirmed);
 	assert_string_equal(b[0].name, "pc.ram");
 	assert_true(b[1].confirmed);
 	assert_string_equal(b[1].name, ""); /* which of the two? */
-	assert_true(b[2].confirmed);
-	assert_int_equal(b[2].n_pages, MIB(256) >> PAGE_SHIFT);
+	assert_int_equal(b[2].n_pages, MIB(64) >> PAGE_SHIFT);
+	assert_false(b[2].confirmed);
+	assert_non_null(strstr(b[2].refusal, "not the guest's RAM"));
+	assert_true(b[3].confirmed);
+	assert_string_equal(b[3].refusal, "");
 	/* One is not: who knows what the monitor did not say. */
 	assert_int_equal(memory_choose_blocks(l.m, l.n, more, ARRAY_SIZE(more), b), 4);
 	assert_true(b[0].confirmed);
 	assert_false(b[2].confirmed);
-	memory_confirm_blocks(b, 4, NULL, 0);
+	assert_string_equal(b[2].refusal, "");
+	assert_false(memory_confirm_blocks(b, 4, more, ARRAY_SIZE(more), true));
+	assert_true(memory_confirm_blocks(b, 4, devs, ARRAY_SIZE(devs), false));
+	assert_string_equal(b[2].refusal, "");
+	assert_true(memory_confirm_blocks(b, 4, devs, ARRAY_SIZE(devs), true));
+	assert_string_not_equal(b[2].refusal, "");
+	assert_true(memory_confirm_blocks(b, 4, NULL, 0, false));
 	assert_false(b[0].confirmed);
 	assert_string_equal(b[0].name, "");
 }

@@ -110,6 +110,29 @@ static void memdevs(void **state _unused_)
 	assert_string_equal(d[0].id, "pc.ram");
 }
 
+static void ram_sizes(void **state _unused_)
+{
+	static const char *const bad[] = {
+		"[]", "{}", "{\"plugged-memory\": 1}", "{\"base-memory\": -1}", "{\"base-memory\": \"1\"}",
+		"{\"base-memory\": 1, \"plugged-memory\": -1}", "{\"base-memory\": 1, \"plugged-memory\": 1.5}",
+	};
+	json_t *j = load("{\"base-memory\": 9223372036854775807, \"plugged-memory\": 9223372036854775807}");
+	uint64_t bytes;
+
+	assert_int_equal(qmp_parse_ram(j, &bytes), 0);
+	assert_true(bytes == UINT64_MAX - 1);
+	json_decref(j);
+	j = load("{\"base-memory\": 4096}");
+	assert_int_equal(qmp_parse_ram(j, &bytes), 0);
+	assert_int_equal(bytes, 4096);
+	json_decref(j);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		j = load(bad[i]);
+		assert_int_equal(qmp_parse_ram(j, &bytes), -EPROTO);
+		json_decref(j);
+	}
+}
+
 static void identities(void **state _unused_)
 {
 	struct qmp_identity id = { .name = "old" };
@@ -245,6 +268,8 @@ static const char *answer_to(const char *command)
 {
 	if (streq(command, "query-memdev"))
 		return "[{\"id\": \"pc.ram\", \"size\": 1048576, \"merge\": true}]";
+	if (streq(command, "query-memory-size-summary"))
+		return "{\"base-memory\": 1048576}";
 	if (streq(command, "query-status"))
 		return "{\"status\": \"running\", \"running\": true}";
 	if (streq(command, "query-name"))
@@ -390,6 +415,7 @@ static void ask_all(enum manner how)
 	struct qmp_status status;
 	struct server s;
 	struct qmp *q;
+	uint64_t bytes;
 	size_t n;
 	bool merge;
 
@@ -398,6 +424,8 @@ static void ask_all(enum manner how)
 	assert_int_equal(qmp_version(q).major, 7);
 	assert_int_equal(qmp_query_memdevs(q, reason, devs, &n), 0);
 	assert_int_equal(n, 1);
+	assert_int_equal(qmp_query_ram(q, reason, &bytes), 0);
+	assert_int_equal(bytes, 1048576);
 	assert_int_equal(qmp_query_identity(q, reason, &id), 0);
 	assert_string_equal(id.name, "web");
 	assert_int_equal(qmp_query_status(q, reason, &status), 0);
@@ -515,6 +543,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(frames),	cmocka_unit_test(messages),
+		cmocka_unit_test(ram_sizes),
 		cmocka_unit_test(memdevs),	cmocka_unit_test(identities),
 		cmocka_unit_test(migrations),	cmocka_unit_test(others),
 		cmocka_unit_test(answers),	cmocka_unit_test(bad_servers),
