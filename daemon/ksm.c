@@ -68,8 +68,8 @@ static int parse_setting(struct ksm_saved *settings, const char *line)
 	return -EINVAL;
 }
 
-/* The file's lines: STATE_HEADER, "boot ID", settings. -ESTALE: of another boot. */
-static int parse_state(char *text, const char *boot, struct ksm_saved *settings)
+/* The file's lines: STATE_HEADER, "boot ID", settings. */
+int ksm_parse_state(char *text, const char *boot, struct ksm_saved *settings)
 {
 	char *save = NULL, *line = strtok_r(text, "\n", &save);
 	int r = 0;
@@ -99,7 +99,7 @@ static int load_state(struct ksm *k)
 	if (r == 0)
 		r = io_read_line(AT_FDCWD, BOOT_ID, boot, sizeof(boot));
 	if (r == 0)
-		r = strlen(text) == len ? parse_state(text, boot, settings) : -EINVAL;
+		r = strlen(text) == len ? ksm_parse_state(text, boot, settings) : -EINVAL;
 	if (r == -ESTALE)
 		(void)unlink(k->state_path);
 	if (r == -ENOENT || r == -ESTALE)

@@ -52,6 +52,10 @@ int ksm_read_counters(const struct ksm *k, struct ksm_counters *ret);
 /* CPU time of ksmd so far; 0 when it can't be told. */
 uint64_t ksm_cpu_nsec(const struct ksm *k);
 
+/* Pure parser of the state file, into as many settings as struct ksm has; text is changed. -EINVAL, or
+ * -ESTALE: of another boot than this one. settings are undefined then. */
+int ksm_parse_state(char *text, const char *boot, struct ksm_saved *settings);
+
 /* Pages of this process that KSM merged (ksm_merging_pages of ksm_stat) and its metadata
  * entries (ksm_rmap_items, 64 bytes each). */
 int ksm_process_counts(int proc_pid_fd, uint64_t *ret_merging_pages, uint64_t *ret_rmap_items);
