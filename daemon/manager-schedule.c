@@ -24,6 +24,9 @@
 /* But not what came at once, as when a guest boots beside its twins: more than this share, within the time of
  * a pass. */
 #define ROUND_WAVE_SHARE  32U
+/* A refusal that took long to find (old kernels, many mappings) is looked for again after so many times
+ * that: the domain's members wait meanwhile. */
+#define CHECK_REST	  10U
 /* The marks are folded when there was no round for so many passes (merge-ksm.h). */
 #define FOLD_PASSES	  1U
 /* Each round that gained fewer than that doubles how many the next one waits for, or how long. */
@@ -151,9 +154,12 @@ static void note_round(struct domain *d, const struct merge_ksm_stats *s)
  * (another process's mergeable memory, an advisor) may go by itself. */
 static void note_refusal(struct manager *mgr, struct domain *d, const char *refusal)
 {
+	struct merge_ksm_stats s;
+
+	merge_ksm_stats(mgr->merge_ksm, &s);
 	if (*refusal) {
 		d->offered_last_round = d->offered - ROUND_MIN_PAGES;
-		d->next_round_usec = now_usec() + mgr->pass_env.interval_usec;
+		d->next_round_usec = now_usec() + MAX(mgr->pass_env.interval_usec, s.check_usec * CHECK_REST);
 	}
 	if (streq(refusal, mgr->round_refusal))
 		return;

@@ -87,6 +87,7 @@ static void check_done(struct work *w)
 	struct merge_ksm *mk = c->mk;
 
 	budget_charge(mk->cpu, c->work.cpu_nsec, now_usec());
+	mk->stats.check_usec = now_usec() - c->began_usec;
 	if (mk->cut) {
 		merge_ksm_verify(mk);
 		return;
@@ -107,7 +108,8 @@ int merge_ksm_check(struct merge_ksm *mk)
 	c->allow_foreign = mk->config.allow_foreign;
 	c->stop = false;
 	c->under_way = false;
-	c->again_usec = now_usec() + LOOK_AGAIN_USEC;
+	c->began_usec = now_usec();
+	c->again_usec = c->began_usec + LOOK_AGAIN_USEC;
 	c->refusal[0] = '\0';
 	return work_submit(mk->pool, &c->work);
 }

@@ -34,7 +34,7 @@ struct merge_ksm {
 		struct merge_ksm *mk;
 		bool allow_foreign;
 		bool under_way; /* again, while ksmd runs: due at again_usec */
-		uint64_t again_usec;
+		uint64_t began_usec, again_usec;
 		_Atomic bool stop; /* set by the loop: the worker is to end */
 		int error;
 		char refusal[KSM_REFUSAL_BYTES];

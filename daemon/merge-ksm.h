@@ -78,6 +78,7 @@ struct merge_ksm_stats {
 	uint64_t gained_pages;	/* of the last round: pages that it found merged and that were not */
 	uint64_t missed_pages;	/* candidates that it had time for and that ksmd did not merge */
 	uint64_t ranges;	/* marked now */
+	uint64_t check_usec;	/* what the last CHECK took */
 	uint64_t rmap_items;	/* KSM's own metadata entries for our guests, 64 bytes each */
 	char refusal[KSM_REFUSAL_BYTES]; /* why no round can start, or the last one ended; else "" */
 };
