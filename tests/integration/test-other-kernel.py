@@ -27,7 +27,7 @@ CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cac
 PACKAGE = r"linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64"
 # What the tests need that Debian builds as modules: a disk for swap and one for O_DIRECT.
 MODULES = ("brd", "ext4")
-UNIT_TESTS = ("test-kernel", "test-pagemap", "test-span", "test-range-set", "test-store",
+UNIT_TESTS = ("test-kernel", "test-mergeable", "test-pagemap", "test-span", "test-range-set", "test-store",
               "test-transaction", "test-reclaim")
 MODEL_TESTS = ("remap-model",)
 # What clock-jumps.sh runs, by the directory that holds it.
