@@ -123,7 +123,7 @@ static void review_waiting(struct manager *mgr)
 {
 	for (struct guest *g = registry_guests(mgr->registry); g; g = g->next)
 		if (g->enrolment && g->enrolment->policy.enabled == POLICY_YES &&
-		    (g->state == GUEST_READY || g->state == GUEST_REFUSED))
+		    (g->state == GUEST_READY || g->state == GUEST_REFUSED || *g->enrolment->not_grown))
 			review_later(g, 0);
 }
 
@@ -282,11 +282,11 @@ static void grow(struct guest *g)
 	struct enrolment *e = g->enrolment;
 	struct log_guest who = enrolment_log(g);
 	int64_t more = grow_pages(g->member);
-	char why[GUEST_REASON_BYTES];
 	int r = (int)MIN(more, (int64_t)0);
 
-	if (more > 0 && enrolment_exceeds_memory(e->mgr, (uint64_t)more, why)) {
-		log_full(LOG_WARNING, &who, "its new memory is not taken in: %s", why);
+	e->not_grown[0] = '\0';
+	if (more > 0 && enrolment_exceeds_memory(e->mgr, (uint64_t)more, e->not_grown)) {
+		log_full(LOG_WARNING, &who, "its new memory is not taken in: %s", e->not_grown);
 		more = 0;
 	}
 	if (more > 0)
@@ -299,6 +299,21 @@ static void grow(struct guest *g)
 		g->memory_changed = false;
 	if (more == 0)
 		enrolment_review(g);
+}
+
+/* Is there room now for memory that was plugged in when there was none? */
+static void grow_after_all(struct guest *g)
+{
+	struct enrolment *e = g->enrolment;
+	int64_t more;
+
+	if (!*e->not_grown)
+		return;
+	more = g->state == GUEST_ENROLLED && g->member ? grow_pages(g->member) : 0;
+	if (more <= 0)
+		e->not_grown[0] = '\0';
+	else
+		g->memory_changed |= !enrolment_exceeds_memory(e->mgr, (uint64_t)more, e->not_grown);
 }
 
 static void adapt(struct guest *g)
@@ -356,6 +371,7 @@ void enrolment_review(struct guest *g)
 		     &e->policy);
 	wish_refuse_engines(g, e->facts);
 	make_way(g);
+	grow_after_all(g);
 	w = (struct wish){
 		.policy = &e->policy,
 		.entered = &e->entered,

@@ -52,6 +52,7 @@ struct enrolment {
 	struct policy entered;	     /* with which it was enrolled last */
 	char tied_to[DOMAIN_NAME_MAX]; /* see above; "" */
 	char reason[GUEST_REASON_BYTES]; /* why it is not as its policy says; "" */
+	char not_grown[GUEST_REASON_BYTES]; /* why memory that was plugged in is not taken in; "" */
 	bool looking;		     /* a look before entering is under way */
 	uint64_t looked_usec;	     /* monotonic: when it was last looked at for that */
 	unsigned failures;	     /* in a row */
@@ -83,6 +84,8 @@ void enrolment_will_persist(struct guest *g, bool will);
 void enrolment_free_all(struct manager *mgr);
 /* What the bookkeeping of all guests may take, in bytes; 0: not known yet. */
 uint64_t enrolment_tree_memory_max(const struct manager *mgr);
+/* What is set aside for those that are enrolled or entering. */
+uint64_t enrolment_reserved_bytes(const struct manager *mgr);
 
 /*
  * A client asks for this policy (enabled=yes and what it gave beyond). 0: done is called once,

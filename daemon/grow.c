@@ -139,6 +139,7 @@ static void grow_done(struct work *w)
 	struct log_guest who = member_log(m);
 
 	m->busy = false;
+	m->growing_pages = 0;
 	m->counts.cpu_nsec += w->cpu_nsec;
 	if (g->error >= 0 && !m->gone && !mgr->stopping) {
 		g->error = admit(g);
@@ -187,6 +188,8 @@ int grow_start(struct manager *mgr, struct member *m, enroll_done_fn *done, void
 		return r;
 	}
 	m->busy = true;
+	for (size_t i = 0; i < g->n_blocks; i++)
+		m->growing_pages += g->blocks[i].n_pages;
 	(void)member_ref(m);
 	return 0;
 }

@@ -84,6 +84,7 @@ struct member {
 	char tracker_reason[128]; /* why this one */
 	struct ledger_block *blocks[RAM_BLOCKS_MAX];
 	size_t n_blocks;
+	uint64_t growing_pages; /* that are being taken in, and are in no block yet */
 	uint64_t ram_pages; /* of all its blocks, when it entered: what we did to it is within that */
 	/* Engine ksm: what is marked MERGEABLE in each block now, and what QEMU had marked. */
 	struct marks {

@@ -62,6 +62,9 @@ static json_t *refusals_json(const struct manager *mgr, const struct guest *g)
 								       g->engine_refusal[i]));
 	if (!g->member)
 		return list;
+	if (g->enrolment && *g->enrolment->not_grown)
+		(void)json_array_append_new(list, json_sprintf("memory that was plugged in is not taken in: %s",
+							       g->enrolment->not_grown));
 	if (mgr->merge_ksm)
 		merge_ksm_stats(mgr->merge_ksm, &s);
 	if (*s.refusal)
@@ -180,11 +183,12 @@ static json_t *totals(const struct manager *mgr)
 	struct account a;
 
 	account_of_host(mgr, &a);
-	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
+	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
 			 INT(a.ram_bytes), "present_bytes", INT(a.present_bytes), "shared_pages",
 			 INT(a.shared_pages), "sharing_pages", INT(a.sharing_pages), "zero_pages",
 			 INT(a.zero_pages), "saved_bytes", INT(a.saved_bytes), "overhead_bytes",
-			 INT(a.overhead_bytes), "overhead_max_bytes", INT(enrolment_tree_memory_max(mgr)));
+			 INT(a.overhead_bytes), "overhead_max_bytes", INT(enrolment_tree_memory_max(mgr)),
+			 "reserved_bytes", INT(enrolment_reserved_bytes(mgr)));
 }
 
 static json_t *domains(const struct manager *mgr)
