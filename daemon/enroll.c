@@ -96,8 +96,8 @@ static int try_tracker(struct enroll *e, enum tracker_kind kind)
 			   &e->m->tracker);
 }
 
-/* error: why the better kinds were not to be had. */
-static void note_tracker_reason(struct enroll *e, int error)
+/* error: why the best kind that may be used, which is better, was not to be had; 0: it was. */
+static void note_tracker_reason(struct enroll *e, enum tracker_kind better, int error)
 {
 	const char *why = "the best that this host and the guest allow";
 
@@ -109,7 +109,8 @@ static void note_tracker_reason(struct enroll *e, int error)
 		(void)snprintf(e->m->tracker_reason, sizeof(e->m->tracker_reason), "%s", why);
 	else
 		(void)snprintf(e->m->tracker_reason, sizeof(e->m->tracker_reason),
-			       "the best that is left: a better one says \"%s\"", strerror(-error));
+			       "the best that is left: %s says \"%s\"", tracker_kind_to_string(better),
+			       strerror(-error));
 }
 
 static int make_tracker(struct enroll *e)
@@ -118,6 +119,7 @@ static int make_tracker(struct enroll *e)
 	static const enum policy_tracker asked[] = {
 		POLICY_TRACKER_WP, POLICY_TRACKER_SOFTDIRTY, POLICY_TRACKER_REHASH,
 	};
+	enum tracker_kind better = TRACKER_WP;
 	int r = -EOPNOTSUPP, error = 0;
 
 	/* Transactions need the userfaultfd that wp brings. */
@@ -130,10 +132,15 @@ static int make_tracker(struct enroll *e)
 	     i < (policy_engine_transacts(e->m->policy.engine) ? 1 : ARRAY_SIZE(kinds)) && r < 0; i++)
 		if (e->policy.tracker == POLICY_TRACKER_AUTO || e->policy.tracker == asked[i]) {
 			r = try_tracker(e, kinds[i]);
-			if (r >= 0)
-				note_tracker_reason(e, error);
-			error = r;
+			if (r >= 0) {
+				note_tracker_reason(e, better, error);
+			} else if (error == 0) {
+				better = kinds[i];
+				error = r;
+			}
 		}
+	/* Where the best kind can be made but not arm, there is no memory, or QEMU needs userfaultfd itself:
+	 * both pass, and a worse kind would stay. */
 	for (size_t i = 0; i < e->n_blocks && r >= 0; i++)
 		r = tracker_arm(e->m->tracker, e->blocks[i].start, e->blocks[i].n_pages);
 	if (r == -EBUSY)

@@ -189,6 +189,17 @@ def not_this_one(host):
     host.untouched()
 
 
+@test("where the best tracker is not to be had status says which, and why", limit=60)
+def tracker(host):
+    daemon = merging.start(host, environment={"MEMSHARED_KERNEL_DENY": "uffd-wp-async"})
+    daemon.call("Enroll", pid=host.one.pid)
+    said = daemon.guest(host.one)
+    assert said["tracker"] in ("softdirty", "rehash"), said
+    assert "left: wp says \"" in said["tracker_reason"], said
+    daemon.call("Unenroll", pid=host.one.pid)
+    host.untouched()
+
+
 @test("a guest that is stopped or traced is refused, and let in when it no longer is",
               limit=60)
 def stopped(host):
