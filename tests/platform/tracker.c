@@ -53,6 +53,7 @@ struct world {
 	bool changed[N_PAGES]; /* by this round, in whatever way */
 	uint32_t bits[N_PAGES];
 	uint64_t excess_pages, reported_pages;
+	uint64_t first_pages, later_pages; /* softdirty: reported by an epoch's first pass, and since */
 	int store, file;
 	bool swap;
 };
@@ -302,6 +303,30 @@ static void check(struct world *w, bool resting)
 	}
 }
 
+/* What softdirty states of its excess: an epoch, which begins with a pass that reports everything, goes
+ * on only while its other passes together have reported less than that one. */
+static void check_epoch(struct world *w)
+{
+	uint64_t reported = 0;
+	bool first = true;
+
+	for (uint32_t page = 0; page < N_PAGES; page++) {
+		if ((w->bits[page] & (PAGE_PRESENT | PAGE_ZERO)) != PAGE_PRESENT)
+			continue;
+		first &= (w->bits[page] & PAGE_WRITTEN) != 0;
+		reported += (w->bits[page] & PAGE_WRITTEN) != 0;
+	}
+	if (first) {
+		w->first_pages = reported;
+		w->later_pages = 0;
+		return;
+	}
+	if (w->later_pages >= MAX(w->first_pages, (uint64_t)1))
+		fail_msg("an epoch that began with %llu pages goes on after %llu more",
+			 (unsigned long long)w->first_pages, (unsigned long long)w->later_pages);
+	w->later_pages += reported;
+}
+
 static int start(struct world *w, enum tracker_kind kind, enum tracker_thp thp)
 {
 	int uffd;
@@ -320,11 +345,15 @@ static void loses_nothing(struct world *w, enum tracker_kind kind, enum tracker_
 	assert_int_equal(start(w, kind, thp), 0);
 	collect(w);
 	check(w, true);
+	if (kind == TRACKER_SOFTDIRTY)
+		check_epoch(w);
 	w->excess_pages = w->reported_pages = 0;
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		one_round(w, round);
 		collect(w);
 		check(w, true);
+		if (kind == TRACKER_SOFTDIRTY)
+			check_epoch(w);
 	}
 	print_message("%s: %llu pages reported in %u rounds, %llu of them in excess\n",
 		      tracker_kind_to_string(kind), (unsigned long long)w->reported_pages, ROUNDS,
