@@ -136,6 +136,28 @@ static int parse_pressure(const char *s, void *field)
 	return -EINVAL;
 }
 
+/* WORK:REST, two shares. */
+static int parse_thresholds(const char *s, void *field)
+{
+	struct pressure_thresholds t;
+	const char *colon = strchr(s, ':');
+	char first[16];
+	int r;
+
+	if (!colon || (size_t)(colon - s) >= sizeof(first))
+		return -EINVAL;
+	memcpy(first, s, (size_t)(colon - s));
+	first[colon - s] = '\0';
+	r = parse_permille(first, 0, 1000, &t.work_permille);
+	if (r >= 0)
+		r = parse_permille(colon + 1, 0, 1000, &t.rest_permille);
+	if (r >= 0 && t.rest_permille < t.work_permille)
+		r = -ERANGE;
+	if (r >= 0)
+		memcpy(field, &t, sizeof(t));
+	return r;
+}
+
 /* The engine shares between guests, so it needs a domain that guests can have in common. */
 static int parse_shared_domain(const char *s, void *field)
 {
@@ -192,6 +214,8 @@ static const struct config_key keys[] = {
 	{"Daemon", "UnmergeRate", "512M", FIELD(unmerge_bytes_per_sec), parse_unmerge_rate,
 	 "bytes in a second from 1M to 1T; 0 means no limit", false},
 	{"Daemon", "Pressure", "auto", FIELD(pressure), parse_pressure, "auto or always", false},
+	{"Daemon", "PressureThresholds", "20%:30%", FIELD(pressure_thresholds), parse_thresholds,
+	 "two shares of the host's memory, as 20%:30%, of which the second is no less", false},
 	{"Ksm", "Domain", "", FIELD(ksm_domain), parse_shared_domain,
 	 "the name of a trust domain other than self, or nothing", false},
 	{"Ksm", "AllowForeign", "no", FIELD(ksm_allow_foreign), parse_yes_no, "yes or no", false},

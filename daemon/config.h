@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 #include "daemon/policy.h"
+#include "daemon/pressure.h"
 
 #define CONFIG_FILE_MAX_BYTES (1U << 20)
 #define CONFIG_DROPINS_MAX    256U
@@ -48,6 +49,7 @@ struct config {
 	uint64_t pass_interval_usec;
 	uint64_t unmerge_bytes_per_sec; /* private copies made when guests leave; 0: no limit */
 	enum config_pressure pressure;
+	struct pressure_thresholds pressure_thresholds;
 
 	/* [Ksm] */
 	char ksm_domain[POLICY_DOMAIN_MAX + 1]; /* "" : engine ksm is off */

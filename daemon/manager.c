@@ -131,7 +131,7 @@ static int on_pressure(sd_event_source *s, uint64_t usec _unused_, void *userdat
 	struct pressure_sample sample;
 
 	if (proc_fd >= 0 && pressure_read(proc_fd, &sample) >= 0 &&
-	    pressure_update(&mgr->pressure, &sample)) {
+	    pressure_update(&mgr->pressure, &mgr->config->pressure_thresholds, &sample)) {
 		if (mgr->config->pressure == CONFIG_PRESSURE_AUTO)
 			log_info("%s: %s", mgr->pressure.working ? "working" : "resting",
 				 mgr->pressure.reason);
@@ -315,6 +315,8 @@ void manager_reconfigure(struct manager *mgr, struct config *config)
 	mgr->config = config;
 	set_budgets(mgr, false);
 	reconfigure_ksm(mgr);
+	/* Its thresholds may be others. */
+	(void)sd_event_source_set_time_relative(mgr->pressure_timer, 0);
 	enrolment_review_all(mgr);
 	manager_schedule(mgr);
 }

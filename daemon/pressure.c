@@ -8,19 +8,22 @@
 #define MEMINFO_MAX KIB(16)
 #define PSI_MAX	    KIB(1)
 
-bool pressure_update(struct pressure *p, const struct pressure_sample *s)
+bool pressure_update(struct pressure *p, const struct pressure_thresholds *t, const struct pressure_sample *s)
 {
 	uint64_t permille = s->total_bytes ? s->available_bytes / MAX(s->total_bytes / 1000, UINT64_C(1)) : 0;
 	bool was = p->working;
 
-	if (permille < PRESSURE_WORK_AVAILABLE_PERMILLE || s->stall >= PRESSURE_WORK_STALL)
+	if (permille < t->work_permille || s->stall >= PRESSURE_WORK_STALL)
 		p->working = true;
-	else if (permille > PRESSURE_REST_AVAILABLE_PERMILLE && s->stall < PRESSURE_REST_STALL)
+	else if (permille > t->rest_permille && s->stall < PRESSURE_REST_STALL)
 		p->working = false;
 	p->last = *s;
 	(void)snprintf(p->reason, sizeof(p->reason),
-		       "%u.%u %% of memory available, tasks wait for memory %u.%02u %% of the time",
-		       (unsigned)(permille / 10), (unsigned)(permille % 10), s->stall / 100, s->stall % 100);
+		       "%u.%u %% of memory available (works below %u.%u %%, rests above %u.%u %%), tasks wait for "
+		       "memory %u.%02u %% of the time",
+		       (unsigned)(permille / 10), (unsigned)(permille % 10), t->work_permille / 10,
+		       t->work_permille % 10, t->rest_permille / 10, t->rest_permille % 10, s->stall / 100,
+		       s->stall % 100);
 	return p->working != was;
 }
 

@@ -14,9 +14,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Work below a fifth of memory available; rest again above three tenths. */
-#define PRESSURE_WORK_AVAILABLE_PERMILLE 200U
-#define PRESSURE_REST_AVAILABLE_PERMILLE 300U
+/* Thousandths of all memory that are available: work below the one, rest again above the other, which
+ * is no less. */
+struct pressure_thresholds {
+	uint32_t work_permille, rest_permille;
+};
 /* Work when some task waits 1 % of the time; rest again below a quarter of that. In hundredths
  * of a percent, as the kernel prints it. */
 #define PRESSURE_WORK_STALL 100U
@@ -30,11 +32,11 @@ struct pressure_sample {
 struct pressure {
 	bool working;
 	struct pressure_sample last;
-	char reason[96]; /* what the state follows from, in words */
+	char reason[160]; /* what the state follows from, in words */
 };
 
 /* Starts at rest. Returns true when the state changed. */
-bool pressure_update(struct pressure *p, const struct pressure_sample *s);
+bool pressure_update(struct pressure *p, const struct pressure_thresholds *t, const struct pressure_sample *s);
 /* Reads meminfo and pressure/memory in proc_fd (a directory: /proc). */
 int pressure_read(int proc_fd, struct pressure_sample *ret);
 

@@ -13,6 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const char *text = size ? (const char *)data : "";
 	struct pressure_sample s = { 0 };
+	const struct pressure_thresholds thresholds = { 200, 300 };
 	struct pressure p = { 0 };
 	uint64_t acquired, released;
 
@@ -20,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		abort();
 	(void)pressure_parse_meminfo(text, size, &s);
 	(void)pins_parse_vmstat(text, size, &acquired, &released);
-	(void)pressure_update(&p, &s);
+	(void)pressure_update(&p, &thresholds, &s);
 	if (!*p.reason || strnlen(p.reason, sizeof(p.reason)) == sizeof(p.reason) ||
 	    (!p.working && s.stall >= PRESSURE_WORK_STALL))
 		abort();

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What bounds the daemon: memory for its bookkeeping (TreeMemoryMax)."""
+"""What bounds the daemon: memory for its bookkeeping (TreeMemoryMax), and pressure, without which it rests."""
 import threading
 
 import harness
@@ -113,6 +113,58 @@ def plugged_in(host):
     host.wait(lambda: not refused(), 60, "there is room for it")
     host.wait(lambda: daemon.totals()["reserved_bytes"] == RESERVED + (128 << 20) // harness.PAGE * 24,
               60, "it is taken in")
+    one.check()
+
+
+def scanned(daemon, guest):
+    """What a pass over the guest changes."""
+    return [daemon.guest(guest)[k] for k in ("passes", "shared_pages", "cpu_usec")]
+
+
+@harness.test("pressure=auto: works while little memory is available, rests and reads nothing while much is",
+              limit=400)
+def pressure(host):
+    def state():
+        return daemon.call("Status")["pressure"]
+
+    def becomes(wanted, thresholds):
+        host.wait(lambda: state()["state"] == wanted, 120, "it is " + wanted)
+        said = state()
+        assert said["mode"] == "auto" and thresholds in said["reason"], said
+        assert "%d." % (said["available_bytes"] * 100 // said["total_bytes"]) in said["reason"], said
+    one = host.guest("one", mib=MIB, uid=65534).ready()
+    # Whatever is available here is less than this, and more than what comes then.
+    working, resting = "100%:100%", "0%:0%"
+    daemon = merging.start(host, engine="remap",
+                           daemon="Pressure=auto\nPressureThresholds=%s" % working)
+    daemon.call("Enroll", pid=one.pid)
+    becomes("working", "(works below 100.0 %, rests above 100.0 %)")
+    merging.shares(host, daemon, one, least=100)
+    configure(daemon, working, resting)
+    try:
+        becomes("resting", "(works below 0.0 %, rests above 0.0 %)")
+    except AssertionError as error:
+        if float(state()["reason"].split()[-5]) < 0.25:
+            raise
+        raise harness.Skip("tasks wait for memory all the time here: " + state()["reason"]) from error
+    # What was under way may end.
+    last = []
+
+    def still():
+        last[:] = [*last[-1:], scanned(daemon, one)]
+        return len(last) == 2 and last[0] == last[1]
+    host.wait(still, 60, "nothing is under way", interval=3)
+    before = last[1]
+    one.rewrite(50)
+    one.rounds(2)
+    after = scanned(daemon, one)
+    # Pages that are written cease to be shared, but nobody looks.
+    assert after == before, (before, after)
+    assert state()["state"] == "resting", state()
+    configure(daemon, resting, working)
+    becomes("working", "(works below 100.0 %, rests above 100.0 %)")
+    merging.passes(host, daemon, one)
+    merging.shares(host, daemon, one, least=100)
     one.check()
 
 

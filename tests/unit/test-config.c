@@ -42,6 +42,8 @@ static void defaults(void **state _unused_)
 	assert_string_equal(c->libvirt_uri, "qemu:///system");
 	assert_int_equal(c->cpu_permille, 100);
 	assert_int_equal(c->pass_interval_usec, 10 * USEC_PER_SEC);
+	assert_int_equal(c->pressure_thresholds.work_permille, 200);
+	assert_int_equal(c->pressure_thresholds.rest_permille, 300);
 	assert_int_equal(c->log_level, LOG_INFO);
 	assert_int_equal(c->socket_mode, 0600);
 	assert_false(c->ksm_allow_foreign);
@@ -90,6 +92,9 @@ static void refusals_name_file_line_and_remedy(void **state _unused_)
 {
 	char text[600];
 
+	expect_error("[Daemon]\nPressureThresholds=30%:20%\n", "f.conf:2: PressureThresholds=30%:20%: expected two");
+	expect_error("[Daemon]\nPressureThresholds=30%\n", "f.conf:2: PressureThresholds=30%: expected two");
+	expect_error("[Daemon]\nPressureThresholds=1%:101%\n", "f.conf:2: PressureThresholds=1%:101%: expected");
 	expect_error("[Daemon]\nCpuBudget=10\n", "f.conf:2: CpuBudget=10: expected a share");
 	expect_error("[Daemon]\n\nPagesperSecond=1\n", "f.conf:3: unknown key PagesperSecond");
 	expect_error("[Deamon]\n", "f.conf:1: unknown section [Deamon]");

@@ -4,26 +4,32 @@
 #include "daemon/pressure.h"
 #include "tests/unit/unit.h"
 
+static const struct pressure_thresholds thresholds = { 200, 300 };
+
 static void hysteresis(void **state _unused_)
 {
 	struct pressure p = { 0 };
 	struct pressure_sample s = { .total_bytes = GIB(100) };
 
 	s.available_bytes = GIB(50);
-	assert_false(pressure_update(&p, &s));
+	assert_false(pressure_update(&p, &thresholds, &s));
 	assert_false(p.working);
 	s.available_bytes = GIB(25); /* between the thresholds: as it was */
-	assert_false(pressure_update(&p, &s));
+	assert_false(pressure_update(&p, &thresholds, &s));
 	assert_false(p.working);
 	s.available_bytes = GIB(15);
-	assert_true(pressure_update(&p, &s));
+	assert_true(pressure_update(&p, &thresholds, &s));
 	assert_true(p.working);
 	s.available_bytes = GIB(25);
-	assert_false(pressure_update(&p, &s));
+	assert_false(pressure_update(&p, &thresholds, &s));
 	assert_true(p.working);
 	s.available_bytes = GIB(31);
-	assert_true(pressure_update(&p, &s));
+	assert_true(pressure_update(&p, &thresholds, &s));
 	assert_false(p.working);
+	/* Other thresholds are in force at once. */
+	assert_true(pressure_update(&p, &(struct pressure_thresholds){ 320, 500 }, &s));
+	assert_true(p.working);
+	assert_non_null(strstr(p.reason, "31.0 % of memory available (works below 32.0 %, rests above 50.0 %)"));
 }
 
 static void stalls_count_too(void **state _unused_)
@@ -31,12 +37,12 @@ static void stalls_count_too(void **state _unused_)
 	struct pressure p = { 0 };
 	struct pressure_sample s = { GIB(90), GIB(100), PRESSURE_WORK_STALL };
 
-	assert_true(pressure_update(&p, &s));
+	assert_true(pressure_update(&p, &thresholds, &s));
 	assert_non_null(strstr(p.reason, "1.00 %"));
 	s.stall = PRESSURE_REST_STALL;
-	assert_false(pressure_update(&p, &s));
+	assert_false(pressure_update(&p, &thresholds, &s));
 	s.stall = PRESSURE_REST_STALL - 1;
-	assert_true(pressure_update(&p, &s));
+	assert_true(pressure_update(&p, &thresholds, &s));
 	assert_false(p.working);
 }
 
