@@ -17,7 +17,6 @@
 #include "daemon/manager.h"
 #include "daemon/merge-remap.h"
 #include "daemon/numa.h"
-#include "daemon/refusal.h"
 #include "daemon/remap-guest.h"
 #include "daemon/store.h"
 #include "daemon/yield.h"
@@ -219,13 +218,6 @@ static void enter_run(struct work *w)
 	const char *what = "";
 	int r;
 
-	if (transacts) {
-		r = refusal_of_remap(e->m->process, e->m->policy.engine, e->reason);
-		if (r < 0) {
-			(void)refuse(e, r, "what forbids remapping cannot be checked");
-			return;
-		}
-	}
 	if (plant_agent(e) < 0)
 		return;
 	FAULT_POINT("enroll-attached");

@@ -234,6 +234,15 @@ bool guest_identify(struct guest *g, enum guest_source source, const char *name,
 	return changed;
 }
 
+uint32_t guest_shows(const struct guest *g)
+{
+	uint32_t flags = 0;
+
+	for (unsigned i = 0; i < GUEST_SHOWS_MAX; i++)
+		flags |= g->shows[i];
+	return flags;
+}
+
 bool guest_is(const struct guest *g, pid_t pid, uint64_t start_ticks)
 {
 	return g->process.pid == pid && g->process.start_ticks == start_ticks;

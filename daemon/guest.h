@@ -105,6 +105,14 @@ struct enrolment;
 struct member;
 struct registry;
 
+/* Where what forbids an engine is seen, each as of its last look. */
+enum guest_shows {
+	GUEST_SHOWS_OPEN,    /* descriptors that it holds (devices.h) */
+	GUEST_SHOWS_STARTED, /* how it was started, and its memory */
+	GUEST_SHOWS_MONITOR, /* what its monitor said when it was asked last */
+	GUEST_SHOWS_MAX,
+};
+
 struct guest {
 	/* Immutable after guest_new(): any thread that holds a reference. */
 	struct process process;
@@ -119,7 +127,8 @@ struct guest {
 	char engine_refusal[POLICY_ENGINE_MAX][GUEST_REASON_BYTES];
 	struct guest_memory memory;
 	/* What its process shows, as of the last look. */
-	uint32_t shows;	     /* enum libvirt_flag: devices held open, locked memory */
+	uint32_t shows[GUEST_SHOWS_MAX]; /* enum libvirt_flag, see below */
+	uint64_t asked_usec; /* monotonic: when its monitor, which has told its devices once, was asked last */
 	bool is_root;	     /* runs as root of this host */
 	bool own_program;    /* others than root may change the executable */
 	char claimed_uuid[GUEST_UUID_BYTES]; /* of its command line: proves nothing by itself */
@@ -151,6 +160,8 @@ int guest_apply(struct guest *g, enum guest_event e, const char *reason);
 bool guest_identify(struct guest *g, enum guest_source source, const char *name, const char *uuid);
 /* Copies a UUID in lower case: 8-4-4-4-12 hexadecimal digits and nothing else; else false. */
 bool guest_copy_uuid(const char *uuid, char ret[GUEST_UUID_BYTES]);
+/* enum libvirt_flag: all that was seen. */
+uint32_t guest_shows(const struct guest *g);
 bool guest_is(const struct guest *g, pid_t pid, uint64_t start_ticks);
 /* What the blocks alone say: GUEST_LOOKED when one of them can be served; else
  * GUEST_LOOK_REFUSED, and the reason. */

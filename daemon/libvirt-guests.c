@@ -171,6 +171,9 @@ static void take_happening(struct libvirt_guests *lg, const struct libvirt_event
 		return;
 	who = (struct log_guest){ g->name, g->uuid, g->process.pid };
 	log_full(LOG_DEBUG, &who, "libvirt: %s %s", libvirt_event_to_string(e->kind), e->detail);
+	/* A device may be open that the XML does not tell of, or whose disk is of no use to us. */
+	if (e->kind == LIBVIRT_DEVICES)
+		(void)registry_look_at(lg->mgr->registry, g->process.pid, NULL, NULL);
 	if (e->kind == LIBVIRT_MIGRATING)
 		pause_passes(lg, g, MOVING_PAUSE_USEC);
 	else if (e->kind == LIBVIRT_JOB_DONE)

@@ -48,6 +48,14 @@ static const struct libvirt_refusal refusals[] = {
 	 * and UFFDIO_MOVE does not: what it reads from a disk would go to a page that was dropped. */
 	{LIBVIRT_VHOST_SCSI, REMAP | ZERO, "vhost-scsi does I/O to memory in a way that does not show",
 	 "use engine ksm, or virtio-scsi"},
+	{LIBVIRT_SHARED_BLOCK, REMAP | ZERO,
+	 "another process maps some of its memory, and would see other pages than the guest",
+	 "use engine ksm, or private access for all memory"},
+	{LIBVIRT_DIRECT_NET, REMAP | ZERO,
+	 "direct I/O on a network file system does not show what memory it is done to",
+	 "use engine ksm, or cache=writeback for the disk"},
+	{LIBVIRT_UNSEEN, REMAP | ZERO, "it has more files open than can be looked at",
+	 "use engine ksm, or fewer disks and queues"},
 };
 static_assert(ARRAY_SIZE(refusals) <= LIBVIRT_REFUSALS_MAX);
 

@@ -33,7 +33,11 @@ enum libvirt_flag {
 	LIBVIRT_PAGE_REPORTING = 1 << 11, /* balloon with free page reporting */
 	LIBVIRT_NVDIMM = 1 << 12,	  /* nvdimm, virtio-pmem: a file as memory */
 	LIBVIRT_VHOST_SCSI = 1 << 13,	  /* vhost-scsi, or a vhost device that nobody knows here */
-	LIBVIRT_FLAGS_END = 1 << 14,
+	/* Only processes show these. */
+	LIBVIRT_SHARED_BLOCK = 1 << 14, /* of the RAM blocks one is shared */
+	LIBVIRT_DIRECT_NET = 1 << 15,	/* direct I/O on a network file system */
+	LIBVIRT_UNSEEN = 1 << 16,	/* more descriptors than are looked at */
+	LIBVIRT_FLAGS_END = 1 << 17,
 };
 
 struct libvirt_facts {
@@ -69,6 +73,6 @@ struct libvirt_refusal {
 	const char *why;
 	const char *remedy;
 };
-#define LIBVIRT_REFUSALS_MAX 16U
+#define LIBVIRT_REFUSALS_MAX 32U
 /* Writes pointers to constants; returns how many. */
 size_t libvirt_refusals(uint32_t flags, const struct libvirt_refusal *ret[LIBVIRT_REFUSALS_MAX]);

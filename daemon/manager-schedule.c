@@ -208,6 +208,8 @@ static void remap_done(struct member *m, int r, void *userdata)
 		m->gone = true;
 	if (m->gone)
 		enroll_finish_leaving(mgr, m);
+	else if (r == -EPERM) /* of a device: it leaves when that has been looked at */
+		(void)registry_look_at(mgr->registry, m->process->pid, on_looked, NULL);
 	else if (r < 0 && m->yield.state == YIELD_NO)
 		LOG_RATELIMITED(LOG_WARNING, &who, "merging failed (%s): trying again with the next pass",
 				strerror(-r));

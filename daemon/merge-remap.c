@@ -347,7 +347,9 @@ static void batch_run(struct work *w)
 	if (r->late) {
 		r->result = agent_call_late(r->m->agent, r->payload, r->payload_bytes);
 	} else {
-		r->result = r->m->domain->store ? remap_map_store(r->m) : 0;
+		r->result = remap_look_at_devices(r->m);
+		if (r->result >= 0 && r->m->domain->store)
+			r->result = remap_map_store(r->m);
 		FAULT_POINT("remap-before-batch");
 	}
 	if (r->result >= 0 && !r->late)

@@ -6,6 +6,7 @@
 #include "common/parse.h"
 #include "common/util.h"
 #include "daemon/guest.h"
+#include "daemon/libvirt-xml.h"
 #include "daemon/process.h"
 
 /* Monitors that are put together from -chardev and -mon. More of them are left out. */
@@ -197,6 +198,56 @@ static void take_name(struct qemu_cmdline *c, const char *value)
 		process_copy_printable(c->name, sizeof(c->name), name, strlen(name));
 }
 
+uint32_t qemu_device_flags(const char *type)
+{
+	static const struct {
+		const char *start;
+		uint32_t flag;
+	} table[] = {
+		{ "virtio-mem", LIBVIRT_VIRTIO_MEM },
+		{ "hv-balloon", LIBVIRT_VIRTIO_MEM },
+		{ "vfio-", LIBVIRT_VFIO },
+		{ "vhost-vdpa-", LIBVIRT_VDPA },
+		{ "vhost-scsi", LIBVIRT_VHOST_SCSI },
+		{ "sev-guest", LIBVIRT_SECURE },
+		{ "sev-snp-guest", LIBVIRT_SECURE },
+		{ "tdx-guest", LIBVIRT_SECURE },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
+		if (has_prefix(type, table[i].start))
+			return table[i].flag;
+	return 0;
+}
+
+#define REPORTING "free-page-reporting"
+
+/* As QEMU reads it; what it would refuse is taken for yes. */
+static bool is_on(const char *value)
+{
+	return !streq(value, "off") && !streq(value, "no") && !streq(value, "false") && !streq(value, "n");
+}
+
+/* -device TYPE,KEY=VALUE or -object TYPE,... */
+static void take_device(struct qemu_cmdline *c, const char *value, const char *type_key)
+{
+	char word[64];
+
+	if (qemu_option_get(value, type_key, type_key, word, sizeof(word)))
+		c->devices |= qemu_device_flags(word);
+	if (qemu_option_get(value, type_key, REPORTING, word, sizeof(word)) && is_on(word))
+		c->devices |= LIBVIRT_PAGE_REPORTING;
+}
+
+/* -global TYPE.KEY=VALUE or driver=TYPE,property=KEY,value=VALUE; -set device.ID.KEY=VALUE */
+static void take_property(struct qemu_cmdline *c, const char *value)
+{
+	const char *key = strstr(value, REPORTING), *word = key ? strrchr(key, '=') : NULL;
+
+	if (word && is_on(word + 1))
+		c->devices |= LIBVIRT_PAGE_REPORTING;
+}
+
 static const char *option_name(const char *arg)
 {
 	if (arg[0] != '-')
@@ -227,8 +278,8 @@ static bool is_machine_none(const char *value)
 static bool has_value(const char *option)
 {
 	static const char *const options[] = {
-		"append", "chardev", "incoming", "M",	       "machine",
-		"mon",	  "name",    "qmp",	 "qmp-pretty", "uuid",
+		"append", "chardev", "device", "global", "incoming",   "M",   "machine",
+		"mon",	  "name",    "object", "qmp",	 "qmp-pretty", "set", "uuid",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
@@ -252,6 +303,12 @@ static const char *take_option(struct collector *c, const char *option, const ch
 		take_chardev(c, value);
 	else if (streq(option, "mon"))
 		take_mon(c, value);
+	else if (streq(option, "device"))
+		take_device(c->out, value, "driver");
+	else if (streq(option, "object"))
+		take_device(c->out, value, "qom-type");
+	else if (streq(option, "global") || streq(option, "set"))
+		take_property(c->out, value);
 	else if (streq(option, "incoming"))
 		c->out->incoming = true;
 	else if ((streq(option, "machine") || streq(option, "M")) && is_machine_none(value))

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* libvirt's command lines have some 20 KiB. */
 #define QEMU_CMDLINE_MAX_BYTES (256U << 10)
@@ -27,6 +28,7 @@ struct qemu_cmdline {
 	 * monitor is not among them: it is handed over as a descriptor. */
 	char monitors[QEMU_MONITORS_MAX][QEMU_PATH_BYTES];
 	size_t n_monitors;
+	uint32_t devices; /* enum libvirt_flag of what was given as -device, -object, -global and -set */
 	bool incoming; /* -incoming: it was started to take in a migration or a saved state */
 };
 
@@ -35,6 +37,9 @@ struct qemu_cmdline {
  * which in a few words, and points to a constant. */
 int qemu_parse_cmdline(const char *buf, size_t len, struct qemu_cmdline *ret,
 		       const char **ret_reason);
+
+/* enum libvirt_flag of a QEMU device or object of this type, or 0. */
+uint32_t qemu_device_flags(const char *type);
 
 /*
  * The value of a key in an option like "chardev=mon0,mode=control" or its JSON form, as QEMU

@@ -2,6 +2,7 @@
 #include "daemon/qmp.h"
 
 #include "common/util.h"
+#include "daemon/qemu-cmdline.h"
 
 /* Deeper than any answer of QEMU's; far below what would strain the parser's stack. */
 #define DEPTH_MAX 64U
@@ -261,6 +262,41 @@ int qmp_parse_backends(const json_t *j, char ret[QMP_MEMDEVS_MAX][QMP_ID_BYTES],
 			return -EPROTO;
 		(void)snprintf(ret[n++], QMP_ID_BYTES, "%s", name);
 	}
+	*ret_n = n;
+	return 0;
+}
+
+/* Of a device without an id QEMU makes "device[0]". */
+static bool is_device_name(const char *name)
+{
+	return *name && strlen(name) < QMP_ID_BYTES && !strchr(name, '/');
+}
+
+int qmp_parse_devices(const json_t *j, uint32_t *flags, char ret_balloons[QMP_BALLOONS_MAX][QMP_ID_BYTES],
+		      size_t *ret_n)
+{
+	static const char child[] = "child<", balloon[] = "virtio-balloon";
+	uint32_t found = 0;
+	size_t n = 0;
+
+	if (!json_is_array(j))
+		return -EPROTO;
+	for (size_t i = 0; i < json_array_size(j); i++) {
+		const json_t *c = json_array_get(j, i);
+		const char *name = json_string_value(json_object_get(c, "name"));
+		const char *type = json_string_value(json_object_get(c, "type"));
+
+		if (!name || !type)
+			return -EPROTO;
+		if (strncmp(type, child, sizeof(child) - 1) != 0)
+			continue;
+		type += sizeof(child) - 1;
+		found |= qemu_device_flags(type);
+		if (strncmp(type, balloon, sizeof(balloon) - 1) == 0 && n < QMP_BALLOONS_MAX &&
+		    is_device_name(name))
+			(void)snprintf(ret_balloons[n++], QMP_ID_BYTES, "%s", name);
+	}
+	*flags |= found;
 	*ret_n = n;
 	return 0;
 }

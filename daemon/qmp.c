@@ -16,6 +16,7 @@
 #include <sys/un.h>
 
 #include "common/util.h"
+#include "daemon/libvirt-xml.h"
 
 #define READ_BYTES KIB(16)
 
@@ -452,6 +453,61 @@ int qmp_list_backends(struct qmp *q, char reason[QMP_REASON_MAX],
 	return no_sense(q, r, "qom-list", reason);
 }
 
+static int get_bool(struct qmp *q, const char *path, const char *property, char reason[QMP_REASON_MAX],
+		    bool *ret)
+{
+	json_t *j;
+	int r = qmp_call(q, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", property), reason, &j);
+
+	if (r < 0)
+		return r;
+	if (json_is_boolean(j))
+		*ret = json_is_true(j);
+	else
+		r = no_sense(q, -EPROTO, "qom-get", reason);
+	json_decref(j);
+	return r;
+}
+
+/* parent: where QEMU has devices with an id, or without. */
+static int query_devices_of(struct qmp *q, const char *parent, char reason[QMP_REASON_MAX], uint32_t *flags)
+{
+	char balloons[QMP_BALLOONS_MAX][QMP_ID_BYTES];
+	json_t *j;
+	size_t n = 0;
+	int r = qmp_call(q, "qom-list", json_pack("{s:s}", "path", parent), reason, &j);
+
+	if (r < 0)
+		return r;
+	r = no_sense(q, qmp_parse_devices(j, flags, balloons, &n), "qom-list", reason);
+	json_decref(j);
+	for (size_t i = 0; i < n && r >= 0; i++) {
+		char path[QMP_ID_BYTES + 32];
+		bool reporting = false;
+
+		(void)snprintf(path, sizeof(path), "%s/%s", parent, balloons[i]);
+		r = get_bool(q, path, "free-page-reporting", reason, &reporting);
+		if (r >= 0 && reporting)
+			*flags |= LIBVIRT_PAGE_REPORTING;
+		/* It was unplugged just then, or is of a QEMU that has no such thing. */
+		if (r == -EREMOTEIO)
+			r = 0;
+	}
+	return r;
+}
+
+int qmp_query_devices(struct qmp *q, char reason[QMP_REASON_MAX], uint32_t *ret)
+{
+	uint32_t flags = 0;
+	int r = query_devices_of(q, "/machine/peripheral", reason, &flags);
+
+	if (r >= 0)
+		r = query_devices_of(q, "/machine/peripheral-anon", reason, &flags);
+	if (r >= 0)
+		*ret = flags;
+	return r;
+}
+
 static int object_path(const char *id, char ret[QMP_ID_BYTES + 16], char reason[QMP_REASON_MAX])
 {
 	if (!qmp_id_valid(id))
@@ -463,21 +519,9 @@ static int object_path(const char *id, char ret[QMP_ID_BYTES + 16], char reason[
 int qmp_get_merge(struct qmp *q, const char *id, char reason[QMP_REASON_MAX], bool *ret)
 {
 	char path[QMP_ID_BYTES + 16];
-	json_t *j;
 	int r = object_path(id, path, reason);
 
-	if (r < 0)
-		return r;
-	r = qmp_call(q, "qom-get", json_pack("{s:s, s:s}", "path", path, "property", "merge"),
-		     reason, &j);
-	if (r < 0)
-		return r;
-	if (json_is_boolean(j))
-		*ret = json_is_true(j);
-	else
-		r = no_sense(q, -EPROTO, "qom-get", reason);
-	json_decref(j);
-	return r;
+	return r < 0 ? r : get_bool(q, path, "merge", reason, ret);
 }
 
 int qmp_set_merge(struct qmp *q, const char *id, bool merge, char reason[QMP_REASON_MAX])

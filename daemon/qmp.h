@@ -32,6 +32,7 @@
 #define QMP_REASON_MAX	256U
 #define QMP_MEMDEVS_MAX 256U
 #define QMP_ID_BYTES	64U
+#define QMP_BALLOONS_MAX 8U /* QEMU allows one */
 
 /* One memory backend, from query-memdev. */
 struct qmp_memdev {
@@ -93,6 +94,9 @@ int qmp_query_identity(struct qmp *q, char reason[QMP_REASON_MAX], struct qmp_id
 int qmp_query_status(struct qmp *q, char reason[QMP_REASON_MAX], struct qmp_status *ret);
 int qmp_query_migration(struct qmp *q, char reason[QMP_REASON_MAX], struct qmp_migration *ret);
 
+/* enum libvirt_flag of its devices, those that were plugged in included. */
+int qmp_query_devices(struct qmp *q, char reason[QMP_REASON_MAX], uint32_t *ret);
+
 /* The ids of the memory backends under /objects. */
 int qmp_list_backends(struct qmp *q, char reason[QMP_REASON_MAX],
 		      char ret[QMP_MEMDEVS_MAX][QMP_ID_BYTES], size_t *ret_n);
@@ -138,6 +142,9 @@ int qmp_parse_status(const json_t *j, struct qmp_status *ret);
 int qmp_parse_migrate(const json_t *j, struct qmp_migration *ret);
 int qmp_parse_capabilities(const json_t *j, struct qmp_migration *ret);
 int qmp_parse_backends(const json_t *j, char ret[QMP_MEMDEVS_MAX][QMP_ID_BYTES], size_t *ret_n);
+/* A list of devices: adds what their types mean to *flags, and gives the names of balloons, of which it depends. */
+int qmp_parse_devices(const json_t *j, uint32_t *flags, char ret_balloons[QMP_BALLOONS_MAX][QMP_ID_BYTES],
+		      size_t *ret_n);
 int qmp_parse_greeting(const json_t *j, struct qmp_version *ret);
 /* Letters, digits and . - _ : what QEMU allows in an id. */
 bool qmp_id_valid(const char *id);

@@ -17,6 +17,8 @@
 #define LOOKS_AT_ONCE 2U
 /* Guests without memory that are looked at again in a turn. */
 #define LOOKS_AGAIN 16U
+/* The monitor of an enrolled guest is used for some milliseconds, so often. */
+#define ASK_AGAIN_USEC (60 * USEC_PER_SEC)
 /* For each question to a monitor; one that somebody else uses does not answer at all. */
 #define MONITOR_TIMEOUT_USEC (150 * USEC_PER_MSEC)
 
@@ -39,6 +41,8 @@ struct registry {
 struct known {
 	pid_t pid;
 	uint64_t start_ticks;
+	bool again; /* devices may have been plugged in or out */
+	uint32_t open; /* of shows */
 };
 
 struct look {
@@ -55,8 +59,9 @@ struct look {
 		struct proc_guest identity;
 		struct guest_memory memory;
 		int memory_error;
-		uint32_t shows;
+		uint32_t open, started, monitor; /* of shows */
 		bool asked; /* its monitor, which may not have answered */
+		bool answered, told; /* ... and what of its devices it said */
 		bool needs_uffd, may_arrive;
 	} *found;
 	size_t n_found;
@@ -107,22 +112,23 @@ static void ask_monitor(struct found *f)
 	_cleanup_free_ struct qmp_memdev *devs = calloc(QMP_MEMDEVS_MAX, sizeof(*devs));
 	char reason[QMP_REASON_MAX];
 	size_t n_devs = 0;
-	bool answered = false, all = false;
+	bool all = false;
 
 	f->asked = true;
-	for (size_t i = 0; devs && i < f->identity.cmdline.n_monitors && !answered; i++) {
+	for (size_t i = 0; devs && i < f->identity.cmdline.n_monitors && !f->answered; i++) {
 		struct qmp *q;
 
 		if (qmp_open(&f->process, f->identity.cmdline.monitors[i], MONITOR_TIMEOUT_USEC, reason,
 			     &q) < 0)
 			continue;
-		answered = qmp_query_memdevs(q, reason, devs, &n_devs) >= 0;
-		all = answered && f->memory.n_left_out == 0 && is_all_ram(q, devs, n_devs);
-		f->needs_uffd = answered && needs_uffd(q);
+		f->answered = qmp_query_memdevs(q, reason, devs, &n_devs) >= 0;
+		all = f->answered && f->memory.n_left_out == 0 && is_all_ram(q, devs, n_devs);
+		f->needs_uffd = f->answered && needs_uffd(q);
+		f->told = f->answered && qmp_query_devices(q, reason, &f->monitor) >= 0;
 		qmp_close(q);
 	}
-	f->may_arrive = f->identity.cmdline.incoming && !answered;
-	if (!answered ||
+	f->may_arrive = f->identity.cmdline.incoming && !f->answered;
+	if (!f->answered ||
 	    memory_confirm_blocks(f->memory.blocks, f->memory.n_blocks, devs, n_devs, all) || !all)
 		return;
 	/* One that is too small to be taken for RAM by itself. */
@@ -135,11 +141,15 @@ static void look_closer(const struct look *l, struct found *f)
 	if (l->pid)
 		f->memory = l->memory;
 	f->memory_error = memory_refresh_blocks(&f->process, NULL, 0, &f->memory);
-	if (devices_read(&f->process, &f->shows) < 0)
-		f->shows = 0;
-	for (size_t i = 0; i < f->memory.n_blocks; i++)
+	if (devices_read(&f->process, &f->open) < 0)
+		f->open = 0; /* it is gone */
+	f->started = f->identity.cmdline.devices;
+	for (size_t i = 0; i < f->memory.n_blocks; i++) {
 		if (f->memory.blocks[i].flags_any & VMF_LOCKED)
-			f->shows |= LIBVIRT_LOCKED;
+			f->started |= LIBVIRT_LOCKED;
+		if (f->memory.blocks[i].backing == BLOCK_SHARED)
+			f->started |= LIBVIRT_SHARED_BLOCK;
+	}
 	/* Only when somebody wants something of this guest: others may want its monitor, too. */
 	if (l->pid && l->done && f->memory_error >= 0)
 		ask_monitor(f);
@@ -191,6 +201,23 @@ static int look_at_all(struct look *l, int proc_fd)
 	return r;
 }
 
+/* Devices that guests have open by now. */
+static void look_at_devices(struct look *l)
+{
+	for (size_t i = 0; i < l->n_known; i++) {
+		struct known *k = &l->known[i];
+		struct process p;
+
+		if (!k->again)
+			continue;
+		k->again = process_open(&p, k->pid) >= 0;
+		if (!k->again)
+			continue;
+		k->again = p.start_ticks == k->start_ticks && devices_read(&p, &k->open) >= 0;
+		process_close(&p);
+	}
+}
+
 static void look_run(struct work *w)
 {
 	struct look *l = (struct look *)w;
@@ -203,6 +230,7 @@ static void look_run(struct work *w)
 	}
 	if (!l->pid) {
 		l->error = look_at_all(l, proc_fd);
+		look_at_devices(l);
 		return;
 	}
 	l->error = discover_proc_pid(proc_fd, l->pid, &g, l->reason);
@@ -260,12 +288,19 @@ static bool is_same_memory(const struct guest_memory *a, const struct guest_memo
 static bool note_found(struct guest *g, const struct found *f)
 {
 	bool moved = f->memory_error >= 0 && !is_same_memory(&g->memory, &f->memory);
-	bool changed = moved || g->shows != f->shows || (f->asked && g->needs_uffd != f->needs_uffd);
+	bool changed = moved || (f->asked && g->needs_uffd != f->needs_uffd);
+	uint32_t shown = guest_shows(g);
 	char reason[GUEST_REASON_BYTES] = "";
 	enum guest_event seen = GUEST_LOOK_REFUSED;
 
-	g->shows = f->shows;
+	g->shows[GUEST_SHOWS_OPEN] = f->open;
+	g->shows[GUEST_SHOWS_STARTED] = f->started;
+	if (f->told)
+		g->shows[GUEST_SHOWS_MONITOR] = f->monitor;
+	changed |= guest_shows(g) != shown;
 	if (f->asked) {
+		if (f->told || g->asked_usec)
+			g->asked_usec = now_usec();
 		g->needs_uffd = f->needs_uffd;
 		g->may_arrive = f->may_arrive;
 	}
@@ -336,6 +371,16 @@ static int take_look_at(struct registry *reg, struct found *f)
 	return r;
 }
 
+static void take_devices(struct registry *reg, const struct known *k)
+{
+	struct guest *g = k->again ? registry_find(reg, k->pid) : NULL;
+
+	if (!g || !guest_is(g, k->pid, k->start_ticks) || g->shows[GUEST_SHOWS_OPEN] == k->open)
+		return;
+	g->shows[GUEST_SHOWS_OPEN] = k->open;
+	reg->changed(g, reg->userdata);
+}
+
 static void look_free(struct look *l)
 {
 	for (size_t i = 0; i < l->n_found; i++)
@@ -368,6 +413,8 @@ static void look_done(struct work *w)
 	for (size_t i = 0; i < l->n_found; i++)
 		if (take_look_at(reg, &l->found[i]) < 0 && is_timers(l))
 			discover_proc_forget(reg->scanner, l->found[i].identity.pid);
+	for (size_t i = 0; i < l->n_known; i++)
+		take_devices(reg, &l->known[i]);
 	if (is_timers(l))
 		reg->looking = false;
 	if (l->pid)
@@ -437,7 +484,11 @@ int registry_look(struct registry *reg, registry_looked_fn *done, void *userdata
 	if (!l->known)
 		r = -ENOMEM;
 	for (struct guest *g = reg->guests; g && r >= 0; g = g->next)
-		l->known[l->n_known++] = (struct known){ g->process.pid, g->process.start_ticks };
+		l->known[l->n_known++] = (struct known){
+			.pid = g->process.pid,
+			.start_ticks = g->process.start_ticks,
+			.again = g->state == GUEST_ENROLLED || guest_shows(g),
+		};
 	if (r >= 0)
 		r = work_submit(reg->pool, &l->work);
 	if (r < 0)
@@ -455,14 +506,33 @@ static void look_again(struct registry *reg)
 			n += registry_look_at(reg, g->process.pid, NULL, NULL) >= 0;
 }
 
+static void on_asked(struct guest *g _unused_, int r _unused_, const char *reason _unused_, void *userdata _unused_)
+{
+}
+
+/* A balloon or virtio-mem that is plugged in shows nowhere else. Under libvirt, which says so, the monitor is
+ * libvirt's. */
+static void ask_again(struct registry *reg)
+{
+	uint64_t now = now_usec();
+	unsigned n = 0;
+
+	for (struct guest *g = reg->guests; g && n < LOOKS_AGAIN; g = g->next)
+		if ((g->state == GUEST_ENROLLED || g->shows[GUEST_SHOWS_MONITOR]) && g->asked_usec &&
+		    now - g->asked_usec >= ASK_AGAIN_USEC)
+			n += registry_look_at(reg, g->process.pid, on_asked, NULL) >= 0;
+}
+
 static int on_look_timer(sd_event_source *s, uint64_t usec _unused_, void *userdata)
 {
 	struct registry *reg = userdata;
 
 	if (!reg->looking)
 		reg->looking = registry_look(reg, NULL, NULL) >= 0;
-	if (reg->n_waiting == 0)
+	if (reg->n_waiting == 0) {
 		look_again(reg);
+		ask_again(reg);
+	}
 	run_waiting(reg);
 	(void)sd_event_source_set_time_relative(s, REGISTRY_LOOK_USEC);
 	return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);

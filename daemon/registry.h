@@ -8,6 +8,9 @@
  * REGISTRY_GUESTS_MAX are kept. A look at one process also brings a known guest up to date: its
  * memory, its devices, and, where it has a monitor that nobody uses, which blocks QEMU says are RAM.
  *
+ * Devices come and go without anybody telling: those that enrolled guests, and guests that were refused for
+ * theirs, hold open are read in every look, and their monitors asked every minute.
+ *
  * Looks at one process are many when libvirt lists its domains: LOOKS_AT_ONCE are under way, the
  * others wait for their turn.
  *

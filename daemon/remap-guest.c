@@ -7,9 +7,10 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "daemon/cgroup.h"
+#include "daemon/devices.h"
+#include "daemon/libvirt-xml.h"
 #include "daemon/merge-remap.h"
 #include "daemon/pins.h"
-#include "daemon/refusal.h"
 #include "daemon/ring-check.h"
 #include "daemon/runs.h"
 #include "daemon/slot-map.h"
@@ -39,6 +40,25 @@ int remap_map_store(struct member *m)
 	if (r < 0)
 		return (int)r;
 	m->store_mapped_bytes = bytes;
+	return 0;
+}
+
+int remap_look_at_devices(struct member *m)
+{
+	const struct libvirt_refusal *why[LIBVIRT_REFUSALS_MAX];
+	uint64_t now = now_usec();
+	uint32_t flags;
+	size_t n;
+
+	if (m->devices_usec && now - m->devices_usec < USEC_PER_SEC)
+		return 0;
+	if (devices_read(m->process, &flags) < 0)
+		return 0; /* it is gone: so the agent will say */
+	n = libvirt_refusals(flags, why);
+	for (size_t i = 0; i < n; i++)
+		if (why[i]->engines & 1U << m->policy.engine)
+			return -EPERM;
+	m->devices_usec = now;
 	return 0;
 }
 
@@ -159,7 +179,7 @@ static int wait_for_old_pins(const struct member *m)
 {
 	uint64_t began_usec = now_usec(), quiet_usec;
 
-	if (refusal_direct_io(m->process) == 0)
+	if (devices_direct_io(m->process) == 0)
 		return 0;
 	for (unsigned i = 0; i < PINS_TRIES; i++)
 		if (pins_quiet(&quiet_usec) == 1 && quiet_usec >= began_usec)
@@ -196,7 +216,7 @@ static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n, 
 	size_t portion = hot ? RECLAIM_RUNS_MAX : RECLAIM_PORTION_RUNS;
 	int64_t done = 0;
 
-	if (refusal_direct_io(m->process) != 0) {
+	if (devices_direct_io(m->process) != 0) {
 		portion = n; /* to look at the pins costs more */
 		hot = false;
 	}
@@ -204,7 +224,7 @@ static int64_t reclaim(struct member *m, const struct ring_run *runs, size_t n, 
 		size_t some = MIN(portion, n - i);
 		int64_t r;
 
-		if (hot && refusal_direct_io(m->process) == 0)
+		if (hot && devices_direct_io(m->process) == 0)
 			r = call_on_all(m, runs + i, some, RING_RECLAIM, RING_RECLAIM_UNPINNED,
 					ret ? ret + i : NULL);
 		else

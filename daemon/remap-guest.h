@@ -21,6 +21,9 @@ uint32_t remap_advice_of(uint32_t vm_flags);
 uint32_t remap_flags_of(const struct member *m, uint32_t vm_flags);
 /* Has the agent map the store at its present size. */
 int remap_map_store(struct member *m);
+/* Before pages are moved: does a device that was plugged in since the guest entered forbid it (-EPERM)? Looks
+ * once a second. */
+int remap_look_at_devices(struct member *m);
 enum remap_which {
 	REMAP_ALL,     /* of any store, whichever daemon made it */
 	REMAP_FOREIGN, /* of other stores than the domain's: from before the guest came here */

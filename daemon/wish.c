@@ -73,7 +73,7 @@ void wish_resolve(const struct policy_section *sections, size_t n, const struct 
 void wish_refuse_engines(struct guest *g, const struct libvirt_facts *facts)
 {
 	const struct libvirt_refusal *why[LIBVIRT_REFUSALS_MAX];
-	size_t n = libvirt_refusals(g->shows | (facts ? facts->flags : 0), why);
+	size_t n = libvirt_refusals(guest_shows(g) | (facts ? facts->flags : 0), why);
 	const uint32_t all = 1U << POLICY_ENGINE_REMAP | 1U << POLICY_ENGINE_KSM | 1U << POLICY_ENGINE_ZERO;
 
 	for (unsigned e = 0; e < POLICY_ENGINE_MAX; e++) {

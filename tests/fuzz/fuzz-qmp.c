@@ -6,7 +6,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct qmp_memdev devs[QMP_MEMDEVS_MAX];
-static char ids[QMP_MEMDEVS_MAX][QMP_ID_BYTES];
+static char ids[QMP_MEMDEVS_MAX][QMP_ID_BYTES], balloons[QMP_BALLOONS_MAX][QMP_ID_BYTES];
 
 static void check_ends(const char *s, size_t size)
 {
@@ -21,11 +21,16 @@ static void try_all(const json_t *j)
 	struct qmp_status status = { 0 };
 	struct qmp_version version;
 	uint64_t bytes;
+	uint32_t flags = 0;
 	size_t n;
 
 	if (qmp_parse_memdevs(j, devs, &n) == 0)
 		for (size_t i = 0; i < n; i++)
 			check_ends(devs[i].id, sizeof(devs[i].id));
+	if (qmp_parse_devices(j, &flags, balloons, &n) == 0)
+		for (size_t i = 0; i < n; i++)
+			if (strnlen(balloons[i], QMP_ID_BYTES) == QMP_ID_BYTES || !*balloons[i])
+				abort();
 	if (qmp_parse_backends(j, ids, &n) == 0)
 		for (size_t i = 0; i < n; i++)
 			if (!qmp_id_valid(ids[i]))

@@ -165,7 +165,7 @@ class Guest:
 
     def __init__(self, directory, name, kind="verify", mib=64, memory_mib=None, mix=DEFAULT_MIX,
                  run=16, seed=None, paused=False, duty=30, uid=None, sandbox=True, kaslr=True,
-                 accel="tcg", machine="pc", append="", arguments=(), slots="", backend=None):
+                 accel="tcg", machine="pc", append="", arguments=(), slots="", backend=None, balloon=True):
         self.name, self.directory, self.kind = name, directory, kind
         self.memory_mib = memory_mib or mib + 96
         self._ram = None
@@ -205,7 +205,7 @@ class Guest:
         for mon in ("qmp", "monitor"):
             command += ["-chardev", "socket,id=%s,fd=%d,server=on,wait=off" % (
                 mon, listeners[mon].fileno()), "-mon", "chardev=%s,mode=control" % mon]
-        command += ["-device", "virtio-balloon-pci", *arguments]
+        command += [*(["-device", "virtio-balloon-pci"] if balloon else []), *arguments]
         if sandbox:
             command += ["-sandbox", SANDBOX]
         if uid is not None:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "daemon/qemu-cmdline.h"
 
+#include "daemon/libvirt-xml.h"
 #include "tests/unit/unit.h"
 
 static void programs(void **state _unused_)
@@ -137,6 +138,58 @@ static void monitors(void **state _unused_)
 	assert_int_equal(c.n_monitors, QEMU_MONITORS_MAX);
 }
 
+static uint32_t devices_of(const char *text)
+{
+	struct qemu_cmdline c;
+
+	assert_int_equal(parse(text, &c), 0);
+	return c.devices;
+}
+
+static void devices(void **state _unused_)
+{
+	static const char *const reporting[] = {
+		"qemu|-device|virtio-balloon-pci,id=b,free-page-reporting=on",
+		"qemu|-device|virtio-balloon-pci,id=b,free-page-reporting=yes",
+		"qemu|-device|virtio-balloon-pci,id=b,free-page-reporting=true",
+		"qemu|-device|virtio-balloon-pci,free-page-reporting=y,id=b",
+		"qemu|-device|virtio-balloon-pci,free-page-reporting",
+		"qemu|--device|driver=virtio-balloon,free-page-reporting=on",
+		"qemu|-device|{\"driver\":\"virtio-balloon-pci\",\"free-page-reporting\":true}",
+		"qemu|-device|{ \"driver\" : \"virtio-balloon-pci\", \"free-page-reporting\" : true }",
+		"qemu|-global|virtio-balloon-device.free-page-reporting=on|-device|virtio-balloon-pci",
+		"qemu|-global|driver=virtio-balloon-pci,property=free-page-reporting,value=true",
+		"qemu|-set|device.b.free-page-reporting=on",
+	};
+	static const char *const harmless[] = {
+		"qemu|-m|64",
+		"qemu|-device|virtio-balloon-pci,id=b,free-page-reporting=off",
+		"qemu|-device|virtio-balloon-pci,id=b,free-page-reporting=no",
+		"qemu|-device|{\"driver\": \"virtio-balloon-pci\", \"free-page-reporting\": false}",
+		"qemu|-global|virtio-balloon-pci.free-page-reporting=off",
+		"qemu|-device|virtio-blk-pci,drive=d,serial=virtio-mem",
+		"qemu|-name|virtio-mem-pci|-append|-device virtio-mem-pci",
+		"qemu|-device|vhost-user-scsi-pci,chardev=c",
+		"qemu|-device|vhost-vsock-pci,guest-cid=3",
+		"qemu|-device",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(reporting); i++)
+		if (devices_of(reporting[i]) != LIBVIRT_PAGE_REPORTING)
+			fail_msg("%s", reporting[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(harmless); i++)
+		if (devices_of(harmless[i]) != 0)
+			fail_msg("%s", harmless[i]);
+	assert_int_equal(devices_of("qemu|-device|virtio-mem-pci,id=m,memdev=x"), LIBVIRT_VIRTIO_MEM);
+	assert_int_equal(devices_of("qemu|-device|{\"driver\": \"virtio-mem-pci\"}"), LIBVIRT_VIRTIO_MEM);
+	assert_int_equal(devices_of("qemu|-device|hv-balloon,id=b"), LIBVIRT_VIRTIO_MEM);
+	assert_int_equal(devices_of("qemu|-device|vfio-pci,host=01:00.0"), LIBVIRT_VFIO);
+	assert_int_equal(devices_of("qemu|-device|vhost-scsi-pci,wwpn=naa.1"), LIBVIRT_VHOST_SCSI);
+	assert_int_equal(devices_of("qemu|-object|sev-guest,id=s"), LIBVIRT_SECURE);
+	assert_int_equal(devices_of("qemu|-object|{\"qom-type\":\"sev-snp-guest\"}|-object|id=t,qom-type=tdx-guest"),
+			 LIBVIRT_SECURE);
+}
+
 static void no_guests(void **state _unused_)
 {
 	struct qemu_cmdline c = { .name = "old" };
@@ -158,6 +211,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(programs), cmocka_unit_test(options),	 cmocka_unit_test(names),
 		cmocka_unit_test(monitors), cmocka_unit_test(no_guests),
+		cmocka_unit_test(devices),
 	};
 
 	return cmocka_run_group_tests_name("qemu-cmdline", tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include "daemon/libvirt-xml.h"
 #include "tests/unit/unit.h"
 
 /* --- parsers ------------------------------------------------------------------------------ */
@@ -193,6 +194,31 @@ static void migrations(void **state _unused_)
 	json_decref(j);
 	j = load("[{\"capability\": \"xbzrle\", \"state\": 1}]");
 	assert_int_equal(qmp_parse_capabilities(j, &m), -EPROTO);
+	json_decref(j);
+}
+
+static void devices(void **state _unused_)
+{
+	char balloons[QMP_BALLOONS_MAX][QMP_ID_BYTES];
+	uint32_t flags = LIBVIRT_SECURE;
+	size_t n;
+	json_t *j = load("[{\"name\": \"type\", \"type\": \"string\"},"
+			 "{\"name\": \"device[0]\", \"type\": \"child<virtio-balloon-pci>\"},"
+			 "{\"name\": \"a/b\", \"type\": \"child<virtio-balloon-pci>\"},"
+			 "{\"name\": \"m\", \"type\": \"child<virtio-mem-pci>\"},"
+			 "{\"name\": \"virtio-mem\", \"type\": \"child<virtio-net-pci>\"}]");
+
+	assert_int_equal(qmp_parse_devices(j, &flags, balloons, &n), 0);
+	assert_int_equal(flags, LIBVIRT_SECURE | LIBVIRT_VIRTIO_MEM);
+	assert_int_equal(n, 1);
+	assert_string_equal(balloons[0], "device[0]");
+	json_decref(j);
+	j = load("[{\"name\": \"m\", \"type\": \"child<vfio-pci>\"}, {\"name\": 1, \"type\": \"x\"}]");
+	assert_int_equal(qmp_parse_devices(j, &flags, balloons, &n), -EPROTO);
+	assert_int_equal(flags, LIBVIRT_SECURE | LIBVIRT_VIRTIO_MEM);
+	json_decref(j);
+	j = load("{}");
+	assert_int_equal(qmp_parse_devices(j, &flags, balloons, &n), -EPROTO);
 	json_decref(j);
 }
 
@@ -546,6 +572,7 @@ int main(void)
 		cmocka_unit_test(ram_sizes),
 		cmocka_unit_test(memdevs),	cmocka_unit_test(identities),
 		cmocka_unit_test(migrations),	cmocka_unit_test(others),
+		cmocka_unit_test(devices),
 		cmocka_unit_test(answers),	cmocka_unit_test(bad_servers),
 		cmocka_unit_test(deadlines),	cmocka_unit_test(no_monitors),
 	};

@@ -116,7 +116,7 @@ static void engines_are_refused_by_either_source(void **state _unused_)
 	assert_non_null(strstr(g.engine_refusal[POLICY_ENGINE_REMAP], "free page reporting"));
 	assert_string_equal(g.engine_refusal[POLICY_ENGINE_KSM], "");
 	assert_string_equal(g.engine_refusal[POLICY_ENGINE_AUTO], "");
-	g.shows = devices_of_link("/dev/vfio/17");
+	g.shows[GUEST_SHOWS_OPEN] = devices_of_link("/dev/vfio/17");
 	wish_refuse_engines(&g, &facts);
 	for (unsigned e = 0; e < POLICY_ENGINE_MAX; e++)
 		assert_true(*g.engine_refusal[e]);
@@ -145,18 +145,6 @@ static void each_refusal_says_what_would_change_it(void **state _unused_)
 			assert_int_equal(g.engine_refusal[e][strlen(g.engine_refusal[e]) - 1], ')');
 		}
 	}
-}
-
-static void devices_are_told_by_their_links(void **state _unused_)
-{
-	assert_int_equal(devices_of_link("/dev/vhost-vdpa-0"), LIBVIRT_VDPA);
-	assert_int_equal(devices_of_link("/dev/vhost-net"), 0);
-	assert_int_equal(devices_of_link("/dev/vhost-vsock"), 0);
-	assert_int_equal(devices_of_link("/dev/vhost-scsi"), LIBVIRT_VHOST_SCSI);
-	assert_int_equal(devices_of_link("anon_inode:[vfio-device]"), LIBVIRT_VFIO);
-	assert_int_equal(devices_of_link("/dev/sev"), LIBVIRT_SECURE);
-	assert_int_equal(devices_of_link("anon_inode:kvm-vcpu:0"), 0);
-	assert_int_equal(devices_of_link(""), 0);
 }
 
 /* --- steps ------------------------------------------------------------------------------ */
@@ -285,7 +273,6 @@ int main(void)
 		cmocka_unit_test(root_libvirt_and_clients_vouch),
 		cmocka_unit_test(engines_are_refused_by_either_source),
 		cmocka_unit_test(each_refusal_says_what_would_change_it),
-		cmocka_unit_test(devices_are_told_by_their_links),
 		cmocka_unit_test(what_an_earlier_daemon_did_is_undone),
 		cmocka_unit_test(guests_enter_and_leave),
 		cmocka_unit_test(a_change_is_adapted_or_entered_anew),
