@@ -41,14 +41,32 @@ void manager_entered_domain(struct manager *mgr, struct member *m)
 		log_full(LOG_WARNING, &who, "there is no memory to count what it shares already");
 }
 
-/* The domain's store: as stores_get(). */
+static void bound_store(const struct manager *mgr, struct store *s)
+{
+	uint64_t pages = mgr->config->store_max_bytes / PAGE_BYTES;
+	int r = store_set_capacity(s, MIN(pages ? pages : UINT64_MAX, store_file_bytes(s) / PAGE_BYTES));
+
+	assert(r == 0); /* it never grows by that, see below */
+	(void)r;
+}
+
+void manager_bound_stores(struct manager *mgr)
+{
+	for (struct domain *d = mgr->domains; d; d = d->next)
+		if (d->store)
+			bound_store(mgr, d->store);
+}
+
+/* The domain's store: as stores_get(). Its file and its map are made for as much as there is memory: workers
+ * go by their size, and so the bound may change at any time. */
 static int open_store(struct manager *mgr, struct domain *d)
 {
-	/* Without a bound of its own a store may hold as much as there is memory. */
-	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES);
-	uint64_t capacity = mgr->config->store_max_bytes ? mgr->config->store_max_bytes / PAGE_BYTES : memory;
+	int r = stores_get(mgr->stores, d->store_name, (uint64_t)sysconf(_SC_PHYS_PAGES), mgr->store_users,
+			   mgr->n_store_users, &d->store);
 
-	return stores_get(mgr->stores, d->store_name, capacity, mgr->store_users, mgr->n_store_users, &d->store);
+	if (r >= 0)
+		bound_store(mgr, d->store);
+	return r;
 }
 
 static int make_domain(struct manager *mgr, const char *name, const char *store_name,

@@ -314,6 +314,7 @@ void manager_reconfigure(struct manager *mgr, struct config *config)
 	config_free(mgr->config);
 	mgr->config = config;
 	set_budgets(mgr, false);
+	manager_bound_stores(mgr);
 	reconfigure_ksm(mgr);
 	/* Its thresholds may be others. */
 	(void)sd_event_source_set_time_relative(mgr->pressure_timer, 0);

@@ -95,6 +95,8 @@ int manager_enter_domain(struct manager *mgr, const char *name, const char *stor
 			 enum policy_engine engine, struct domain **ret);
 /* The member that has just entered is known to its domain: what it shares already is counted. */
 void manager_entered_domain(struct manager *mgr, struct member *m);
+/* StoreMax has changed. */
+void manager_bound_stores(struct manager *mgr);
 /* One member less; the domain goes with its last one. NULL is fine. */
 void manager_leave_domain(struct manager *mgr, struct domain *d);
 /* This member leaves, and may map its domain's store all the same. */

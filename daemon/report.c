@@ -331,6 +331,17 @@ static void warn_of_root(const struct manager *mgr, const struct domain *d, json
 					   d->name, n));
 }
 
+static void warn_of_full_store(const struct manager *mgr, const struct domain *d, json_t *list)
+{
+	if (!d->store || !store_is_full(d->store))
+		return;
+	(void)json_array_append_new(
+		list, json_sprintf("domain %s: its store is full (%llu MiB): what has no twin in it yet is not merged "
+				   "until pages in it are freed%s", d->name,
+				   (unsigned long long)(store_capacity_pages(d->store) * PAGE_BYTES >> 20),
+				   mgr->config->store_max_bytes ? ", or StoreMax= in [Remap] is raised" : ""));
+}
+
 static json_t *warnings(const struct manager *mgr)
 {
 	json_t *list = json_array();
@@ -345,8 +356,10 @@ static json_t *warnings(const struct manager *mgr)
 		if (*s.refusal)
 			(void)json_array_append_new(list, json_sprintf("engine ksm: %s", s.refusal));
 	}
-	for (const struct domain *d = mgr->domains; d; d = d->next)
+	for (const struct domain *d = mgr->domains; d; d = d->next) {
 		warn_of_root(mgr, d, list);
+		warn_of_full_store(mgr, d, list);
+	}
 	for (const struct guest *g = registry_guests(mgr->registry); g; g = g->next)
 		n_out += g->enrolment && g->enrolment->policy.enabled == POLICY_YES &&
 			 g->state != GUEST_ENROLLED && *reason_of(g);

@@ -247,6 +247,34 @@ def unproven(host):
     remapping.leave(daemon, guests)
 
 
+@harness.test("a store that is full says so, and takes the rest when its bound is raised")
+def full(host):
+    guests = remapping.boot(host, ["test-%d" % i for i in range(2)], mix="zero:10,dup:80,unique:10")
+    # 512 slots; the guests have several times as many pages in common.
+    daemon = remapping.start(host, remapping.domains("test") + "\n[Remap]\nStoreMax=2M\n")
+    remapping.enrolled(host, daemon, guests)
+
+    def warned():
+        return [w for w in daemon.call("Status")["warnings"] if "full" in w]
+    host.wait(warned, 90, "status says that the store is full")
+    assert "domain test" in warned()[0] and "StoreMax=" in warned()[0], warned()
+    # What is in it merges with others up to the last, and it stays within its bound.
+    passes = daemon.guest(guests[0])["passes"]
+    host.wait(lambda: daemon.guest(guests[0])["passes"] > passes + 20, 60, "twenty more passes")
+    totals = daemon.totals()
+    assert 400 <= totals["shared_pages"] <= 512 and totals["sharing_pages"] >= 400, totals
+    remapping.check(guests)
+    with open(daemon.config, encoding="ascii") as file:
+        text = file.read()
+    with open(daemon.config, "w", encoding="ascii") as file:
+        file.write(text.replace("StoreMax=2M", "StoreMax=64M"))
+    daemon.ctl("reload")
+    host.wait(lambda: daemon.totals()["sharing_pages"] > totals["sharing_pages"] + 1000 and not warned(), 120,
+              "the rest is merged, too")
+    harness.note("full: %s, then: %s" % (totals, daemon.totals()))
+    remapping.leave(daemon, guests)
+
+
 @harness.test("different pages that have the same fingerprint are never merged")
 def collisions(host):
     # Where there are but 65,536 of them, every tenth page or so meets another by chance.
