@@ -5,6 +5,9 @@
 Three guests live through all tests. Figures are compared while they rest.
 """
 import contextlib
+import ctypes
+import mmap
+import os
 
 import harness
 import merging
@@ -158,6 +161,77 @@ def leave(host):
     # Not the kernel's counters: those fall only when ksmd comes by again.
     assert host.audit(host.three)["sharing"] == 0
     assert host.working.totals()["sharing_pages"] == 0
+
+
+class Outsider:
+    """This process, with a copy of a guest's memory that is mergeable, and enrolled nowhere."""
+
+    def __init__(self, guest):
+        start, end = guest.ram()
+        self.name, self.pid, self._size = "outsider", os.getpid(), end - start
+        self._memory = mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory.madvise(mmap.MADV_MERGEABLE)
+        with open("/proc/%d/mem" % guest.pid, "rb", buffering=0) as mem:
+            for at in range(0, self._size, 1 << 20):
+                mem.seek(start + at)
+                self._memory.write(mem.read(min(1 << 20, self._size - at)))
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    def ram(self):
+        return self._address, self._address + self._size
+
+
+def frames_apart(host, *groups):
+    """No frame is mapped by two of these groups; how many each has in common within."""
+    group = {g.pid: i for i, members in enumerate(groups) for g in members}
+    pairs = host.audit([g for members in groups for g in members], ranges=lambda g: [g.ram()])["pairs"]
+    across = [p for p in pairs if group[p["a"]] != group[p["b"]]]
+    assert not across, across
+    return [sum(p["frames"] for p in pairs if group[p["a"]] == i) for i in range(len(groups))]
+
+
+@harness.test("no frame of the domain is another engine's or an outsider's, whose content is the same", limit=400)
+def apart(host):
+    # Another domain's, of the same content, and with QEMU's marks for KSM until it is enrolled.
+    other = host.guest("other", mib=48, uid=65534).ready()
+    everybody = [*host.three, other]
+    host.working = merging.start(host, foreign="no", policy="""
+[Policy "other"]
+match-name=other
+domain=other
+engine=remap
+min-age=1s
+thp=split:1
+""")
+    for g in everybody:
+        with contextlib.suppress(harness.CallError):  # in by itself, as with the daemon before
+            host.working.call("Enroll", pid=g.pid)
+    merging.wait_enrolled(host, host.working, everybody)
+    merging.alone(host, everybody)
+    merging.shares(host, host.working, other, least=1000)
+    merging.shares(host, host.working, *host.three)
+    other.pause()
+    with host.resting():
+        merging.settled(host, host.working)
+        common = frames_apart(host, host.three, [other])
+        harness.note("frames in common within: %s" % common)
+        assert common[0] > 1000, common
+        outsider = Outsider(host.three[0])
+        for g in host.three:
+            g.scramble(30)
+            g.rewrite(30)
+        host.wait(lambda: any("process %d " % os.getpid() in w for w in host.working.call("Status")["warnings"]),
+                  100, "status says who else has mergeable memory")
+        merging.passes(host, host.working, host.three[0], 10)
+        assert merging.settings()["run"] == 0
+        frames_apart(host, host.three, [other], [outsider])
+        del outsider
+        # Once it is gone they merge again.
+        sharing = host.working.totals()["sharing_pages"]
+        host.wait(lambda: host.working.totals()["sharing_pages"] > sharing + 500, 100, "they merge again")
+        frames_apart(host, host.three, [other])
+    for g in everybody:
+        g.check()
 
 
 harness.tap.main(Context, shared=True)
