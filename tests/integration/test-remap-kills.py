@@ -17,7 +17,8 @@ KILLS = int(os.environ.get("MEMSHARED_TEST_KILLS", "20"))
 
 # Every point that a daemon with engine remap passes, and how it is made to.
 ENTERING = ("agent-planted", "agent-greeted", "enroll-attached", "enroll-noted", "enroll-unmarked")
-MERGING = ("pass-scan", "store-written", "remap-before-batch", "urgency-begun", "remap-batch-done")
+MERGING = ("pass-scan", "store-written", "remap-before-batch", "urgency-realtime", "urgency-begun",
+           "remap-batch-done")
 TAKING_OVER = ("agent-adopted", "adopt-piece")
 TIDYING = ("store-punched",)
 LEAVING = ("giveback-piece", "remap-unmerged", "remap-protected", "agent-exit", "enroll-left")
@@ -87,6 +88,52 @@ def points(host):
                 daemon.call("Unenroll", pid=g.pid)
         dead(host, daemon, point)
     remapping.leave(recovered(host), host.pair)
+
+
+@tap.test("it is killed while it yields to QEMU, and while it takes the memory back", limit=300)
+def yielding(host):
+    for point in ("yield-given", "yield-taken"):
+        recovered(host)
+        daemon = remapping.start(host, fault=point + ":kill")
+        remapping.enrolled(host, daemon, host.pair)
+        # Its answer may come before its end, or not at all.
+        daemon.ctl("yield", "--seconds", 1, host.pair[0].pid, check=False)
+        dead(host, daemon, point)
+    remapping.leave(recovered(host), host.pair)
+
+
+@tap.test("it is killed while it takes in memory that is plugged in", limit=300)
+def growing(host):
+    more = 128 << 20
+    guest = remapping.boot(host, ["test-grows"], machine="pc", slots=",slots=1,maxmem=1G",
+                           append="memhp_default_state=online swiotlb=512")[0]
+    before = sum(end - start for start, end in guest.mergeable())
+    daemon = remapping.start(host, fault="grow-unmarked:kill")
+    remapping.enrolled(host, daemon, [guest])
+    known = daemon.guest(guest)["ram_bytes"]
+    guest.qmp.call("object-add", **{"qom-type": "memory-backend-ram", "id": "more", "size": more})
+    guest.qmp.call("device_add", driver="pc-dimm", id="dimm", memdev="more")
+    host.wait(lambda: not daemon.alive(), 90, "the daemon dies at grow-unmarked", interval=0.02)
+    guest.check()
+    daemon = remapping.start(host)
+    remapping.enrolled(host, daemon, [guest])
+    host.wait(lambda: daemon.guest(guest)["ram_bytes"] == known + more, 60, "the new memory is taken in")
+    guest.move()
+    remapping.leave(daemon, [guest])
+    # All of it is as QEMU has marked it.
+    after = sum(end - start for start, end in guest.mergeable())
+    assert after >= before + more, (before, after)
+
+
+@tap.test("without real-time priority for agents they merge all the same, and status says so", limit=120)
+def ordinary(host):
+    daemon = remapping.start(host, fault="urgency-realtime:EPERM")
+    remapping.enrolled(host, daemon, host.pair)
+    remapping.merged(host, daemon, 500)
+    remap = daemon.call("Status")["remap"]
+    assert not remap["urgent_batches"] and remap["other_batches"], remap
+    assert "not permitted" in remap["other_reason"], remap
+    remapping.leave(daemon, host.pair)
 
 
 @tap.test("memory runs out at every place that can say so", limit=300)
