@@ -381,6 +381,7 @@ static bool compared_ripe(struct pass *p, struct ledger_block *b, page_id page, 
 	unsigned wait = ledger_wait(l, page);
 
 	if (s == PAGE_STATE_YOUNG && same) {
+		ledger_touch(b, page);
 		if (wait > MEMBER_WAIT_FINE && !p->steps)
 			return false;
 		if (wait <= 1)
@@ -580,7 +581,7 @@ static void begin_done(struct work *w)
 		return;
 	}
 	p->everywhere = memory_went(p->m, p->resident_pages) || p->m->look_everywhere ||
-			tracker_kind(p->m->tracker) != TRACKER_WP;
+			tracker_kind(p->m->tracker) == TRACKER_SOFTDIRTY;
 	pass_next_slice(p);
 }
 

@@ -2,13 +2,14 @@
 /*
  * Which parts of a RAM block a pass looks at.
  *
- * To ask the kernel what was written costs by the mappings that merging made, written or not. So a
- * part in which no page changed its state for a while is looked at less often: the longer it was
- * quiet, the rarer, but never so rarely that a change waits for longer than a quarter of the time
- * that went before it, nor for more than QUIET_PASSES_MAX passes. What was written meanwhile is not
- * lost: the mark stays until it is looked at. Parts take turns, so that passes cost about the same.
+ * To ask the kernel what was written costs by the mappings that merging made, written or not; tracker
+ * rehash, which knows nothing, has all pages read and compared. So a part in which no page changed its
+ * state for a while is looked at less often: the longer it was quiet, the rarer, but never so rarely
+ * that a change waits for longer than a quarter of the time that went before it, nor for more than
+ * QUIET_PASSES_MAX passes. What was written meanwhile is not lost: the kernel's mark, or the difference,
+ * stays until it is looked at. Parts take turns, so that passes cost about the same.
  *
- * This is for tracker wp: rehash reads everything, and softdirty has one mark for a whole process.
+ * Not with softdirty, which has one mark for a whole process.
  *
  * Owned by the loop.
  */

@@ -101,15 +101,15 @@ static void add_member(const struct manager *mgr, const struct member *m, json_t
 	json_t *more;
 
 	account_of_member(mgr, m, &a);
-	more = json_pack("{s:s, s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "domain",
+	more = json_pack("{s:s, s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "domain",
 			 m->domain->name, "engine", policy_engine_to_string(m->policy.engine), "tracker",
 			 m->tracker && !yields ? tracker_kind_to_string(tracker_kind(m->tracker)) : "none",
 			 "tracker_reason", or_null(yields ? m->yield.why : m->tracker_reason),
 			 "present_bytes", INT(a.present_bytes), "shared_pages", INT(a.sharers_pages),
 			 "sharing_pages", INT(a.sharing_pages), "zero_pages", INT(a.zero_pages),
 			 "saved_bytes", INT(a.saved_bytes), "overhead_bytes", INT(a.overhead_bytes), "passes",
-			 INT(m->counts.passes), "last_pass_usec", INT(m->counts.pass_usec), "cpu_usec",
-			 INT(m->counts.cpu_nsec / NSEC_PER_USEC));
+			 INT(m->counts.passes), "last_pass_usec", INT(m->counts.pass_usec), "read_pages",
+			 INT(m->counts.read_total), "cpu_usec", INT(m->counts.cpu_nsec / NSEC_PER_USEC));
 	(void)json_object_update(o, more);
 	json_decref(more);
 }
