@@ -244,16 +244,32 @@ void ledger_set_young(struct ledger *l, struct ledger_block *b, page_id id, unsi
 	l->words[id.n] = word;
 }
 
-/* The bits of the wait, which no UNSTABLE page has. */
+/* An UNSTABLE page has tries and claim in the bits of the wait. */
+#define CLAIMED (1U << STATE_BITS)
+#define TRIES_SHIFT (STATE_BITS + 1)
+_Static_assert(LEDGER_TRIES_MAX << TRIES_SHIFT <= UINT8_MAX, "tries fit");
+
 void ledger_claim(struct ledger *l, page_id id, bool claimed)
 {
 	if (ledger_state(l, id) == PAGE_STATE_UNSTABLE)
-		l->states[id.n] = (uint8_t)(PAGE_STATE_UNSTABLE | (claimed ? 1U : 0U) << STATE_BITS);
+		l->states[id.n] = (uint8_t)((l->states[id.n] & ~CLAIMED) | (claimed ? CLAIMED : 0U));
 }
 
 bool ledger_is_claimed(const struct ledger *l, page_id id)
 {
-	return ledger_state(l, id) == PAGE_STATE_UNSTABLE && ledger_wait(l, id) > 0;
+	return ledger_state(l, id) == PAGE_STATE_UNSTABLE && l->states[id.n] & CLAIMED;
+}
+
+void ledger_set_tries(struct ledger *l, page_id id, unsigned tries)
+{
+	if (ledger_state(l, id) == PAGE_STATE_UNSTABLE)
+		l->states[id.n] = (uint8_t)((l->states[id.n] & (CLAIMED | (CLAIMED - 1))) |
+					    MIN(tries, LEDGER_TRIES_MAX) << TRIES_SHIFT);
+}
+
+unsigned ledger_tries(const struct ledger *l, page_id id)
+{
+	return ledger_state(l, id) == PAGE_STATE_UNSTABLE ? l->states[id.n] >> TRIES_SHIFT : 0;
 }
 
 const uint8_t *ledger_states(const struct ledger *l, const struct ledger_block *b)

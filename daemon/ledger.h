@@ -6,7 +6,7 @@
  *   state        word                          left by
  *   ABSENT       -                             the page map shows it present
  *   YOUNG        upper half of fingerprint     unwritten for `wait` more passes; a write starts
- *                (rehash tracker) or 0         the wait again
+ *                (inexact tracker) or tries    the wait again
  *   PAIRING      as before                     it joins its twin, or is not to
  *   UNSTABLE     upper half of fingerprint     written; absent; matched
  *   ZEROS        -                             merged; written; absent
@@ -104,6 +104,11 @@ void ledger_touch(struct ledger_block *b, page_id id);
 /* YOUNG for wait more passes (at most LEDGER_WAIT_MAX). */
 void ledger_set_young(struct ledger *l, struct ledger_block *b, page_id id, unsigned wait,
 		      uint32_t word);
+/* How often an UNSTABLE page was read, and written before it had merged: at most LEDGER_TRIES_MAX. In
+ * the bits of the wait, which no UNSTABLE page has; a change of state forgets it. */
+#define LEDGER_TRIES_MAX 3U
+unsigned ledger_tries(const struct ledger *l, page_id id);
+void ledger_set_tries(struct ledger *l, page_id id, unsigned tries);
 /* An UNSTABLE page is claimed while another one joins it, so that further pages equal to it can
  * wait for what comes of that. Of no effect on others; a change of state ends it. */
 void ledger_claim(struct ledger *l, page_id id, bool claimed);

@@ -191,7 +191,7 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 	const struct member_policy *policy = &p->m->policy;
 	page_id page = PAGE_ID(b->first.n + i);
 	enum page_state s = ledger_state(p->env->ledger, page);
-	unsigned wait;
+	unsigned first, wait, tries = 0;
 
 	/* Perhaps it was not: shared pages are left to the engine's audit, the others are read. */
 	if (!tracker_is_exact(p->m->tracker)) {
@@ -204,12 +204,21 @@ static void apply_written(struct pass *p, struct ledger_block *b, uint32_t i)
 	}
 	if (s == PAGE_STATE_PAIRING) /* is being joined: the engine finds out */
 		return;
-	wait = member_wait_steps(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec : policy->min_age_usec,
-				 p->env->interval_usec, p->step_passes);
-	/* A second write does not end what is left of cow-backoff. */
-	if (s == PAGE_STATE_YOUNG)
+	first = member_wait_steps(s == PAGE_STATE_SHARED ? policy->cow_backoff_usec : policy->min_age_usec,
+				  p->env->interval_usec, p->step_passes);
+	wait = first;
+	/* A second write does not end what is left of cow-backoff, or of this: what was read in vain waits
+	 * twice as long before it is read again. */
+	if (s == PAGE_STATE_YOUNG) {
+		tries = MIN(ledger_word(p->env->ledger, page), LEDGER_TRIES_MAX);
 		wait = MAX(wait, ledger_wait(p->env->ledger, page));
+	} else if (s == PAGE_STATE_UNSTABLE) {
+		tries = MIN(ledger_tries(p->env->ledger, page) + 1, LEDGER_TRIES_MAX);
+	}
+	wait = MAX(wait, MIN(first << tries, LEDGER_WAIT_MAX));
 	domain_forget_young(p->m->domain, b, page, wait);
+	if (tries > 0)
+		ledger_set_young(p->env->ledger, b, page, wait, tries);
 	if (wait == 0)
 		want_read(p, i);
 }
@@ -398,6 +407,7 @@ static bool compared_ripe(struct pass *p, struct ledger_block *b, page_id page, 
 
 static void offer_content(struct pass *p, struct ledger_block *b, page_id page, uint64_t fingerprint)
 {
+	unsigned tries = tracker_is_exact(p->m->tracker) ? ledger_word(p->env->ledger, page) : 0;
 	page_id twin;
 
 	switch (domain_offer(p->m->domain, b, page, fingerprint, &twin)) {
@@ -413,6 +423,7 @@ static void offer_content(struct pass *p, struct ledger_block *b, page_id page, 
 			p->later[p->n_later++] = (struct later){ page, twin, fingerprint };
 		break;
 	default:
+		ledger_set_tries(p->env->ledger, page, tries);
 		break;
 	}
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A host where nothing can be shared: what the daemon goes on doing for guests that write nothing."""
+"""A host where nothing can be shared: what the daemon goes on doing for guests that write nothing, or that
+write the same again and again."""
 import re
 import shutil
 import signal
@@ -95,6 +96,31 @@ def rehash(host):
     merging.shares(host, daemon, one, two, least=MIB * 256 * 3 // 4)
     for g in (one, two):
         g.check()
+
+
+@harness.test("pages that are written again and again just after they were read are read less and less often",
+              limit=400)
+def written_again(host):
+    pages = 16 << 8
+    one = host.guest("one", mib=16, uid=65534, mix="unique:100").ready()
+    one.pause()
+    # Each second a pass, and after three of them that found a page unwritten it is read.
+    daemon = merging.start(host, engine="remap", policy="min-age=3s")
+    daemon.call("Enroll", pid=one.pid)
+    host.wait(lambda: over(host, daemon, one, 4) < pages / 100, 100, "all pages are known")
+    reads = []
+    for _ in range(6):
+        before = counts(daemon, one)[1]
+        one.scramble(100)
+        merging.passes(host, daemon, one, 6)
+        reads.append(counts(daemon, one)[1] - before)
+    harness.note("of %d pages that are written each time are read: %s" % (pages, reads))
+    assert reads[0] > pages * 3 // 4, reads
+    assert sum(reads[2:]) < pages * 2, reads
+    # Not for ever.
+    before = counts(daemon, one)[1]
+    host.wait(lambda: counts(daemon, one)[1] - before > pages * 3 // 4, 100, "they are read in the end")
+    one.check()
 
 
 harness.main()

@@ -177,6 +177,38 @@ static void left_places_are_taken(void **state _unused_)
 	ledger_free(l);
 }
 
+/* Beside the claim, until the state changes. */
+static void tries_are_kept_while_unstable(void **state _unused_)
+{
+	struct ledger *l = new_ledger();
+	struct ledger_block *b;
+	page_id page;
+
+	assert_int_equal(ledger_add_block(l, NULL, HVA(0x200000), 1000, &b), 0);
+	page = b->first;
+	ledger_set_young(l, b, page, 5, 0);
+	ledger_set_tries(l, page, 2);
+	assert_int_equal(ledger_wait(l, page), 5);
+	assert_int_equal(ledger_tries(l, page), 0);
+	ledger_set(l, b, page, PAGE_STATE_UNSTABLE, 7);
+	for (unsigned n = 0; n <= LEDGER_TRIES_MAX + 1; n++) {
+		ledger_set_tries(l, page, n);
+		assert_int_equal(ledger_tries(l, page), MIN(n, LEDGER_TRIES_MAX));
+		assert_false(ledger_is_claimed(l, page));
+		ledger_claim(l, page, true);
+		assert_true(ledger_is_claimed(l, page));
+		ledger_set_tries(l, page, n);
+		assert_true(ledger_is_claimed(l, page));
+		ledger_claim(l, page, false);
+		assert_int_equal(ledger_tries(l, page), MIN(n, LEDGER_TRIES_MAX));
+		assert_int_equal(ledger_state(l, page), PAGE_STATE_UNSTABLE);
+		assert_int_equal(ledger_word(l, page), 7);
+	}
+	ledger_set(l, b, page, PAGE_STATE_UNSTABLE, 7);
+	assert_int_equal(ledger_tries(l, page), 0);
+	ledger_free(l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -184,6 +216,7 @@ int main(void)
 		cmocka_unit_test(bounds),
 		cmocka_unit_test(states_are_counted),
 		cmocka_unit_test(claims_end_with_the_state),
+		cmocka_unit_test(tries_are_kept_while_unstable),
 		cmocka_unit_test(skips),
 		cmocka_unit_test(huge_pages_of_an_unaligned_block),
 		cmocka_unit_test(left_places_are_taken),
