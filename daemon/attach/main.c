@@ -205,7 +205,9 @@ static int open_ring(struct attach *a)
 
 	if (fstat(a->options.ring_fd, &st) < 0 || st.st_size != RING_BYTES)
 		return refuse(a, -EINVAL, "--ring is not a ring");
-	p = mmap(NULL, RING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, a->options.ring_fd, 0);
+	/* No more than we use: all that we map is locked in memory, and what is in memory stays there for as
+	 * long as there is a ring. */
+	p = mmap(NULL, RING_HEADER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, a->options.ring_fd, 0);
 	if (p == MAP_FAILED)
 		return refuse(a, -errno, "cannot map the ring: %s", strerror(errno));
 	a->plant.ring = p;
