@@ -30,13 +30,14 @@ static void add_totals(struct table *t, json_t *reply)
 	_cleanup_free_ char *zero = text_pages(get_int(totals, "zero_pages"), page_bytes);
 	_cleanup_free_ char *saved = text_bytes(get_int(totals, "saved_bytes"));
 	_cleanup_free_ char *overhead = text_bytes(get_int(totals, "overhead_bytes"));
+	_cleanup_free_ char *books = text_bytes(get_int(totals, "bookkeeping_bytes"));
 	_cleanup_free_ char *overhead_max = text_bytes(get_int(totals, "overhead_max_bytes"));
 	_cleanup_free_ char *reserved = text_bytes(get_int(totals, "reserved_bytes"));
 
 	line(t, "guests", text_of("%lld enrolled, %s of RAM, %s present",
 				  (long long)get_int(totals, "guests"), ram, present));
-	line(t, "saved", text_of("%s net (bookkeeping %s; %s of at most %s set aside)", saved, overhead,
-				 reserved, overhead_max));
+	line(t, "saved", text_of("%s net (overhead %s; bookkeeping %s; %s of at most %s set aside)", saved,
+				 overhead, books, reserved, overhead_max));
 	line(t, "sharing", text_of("%s freed by %s shared, %s of zeros", sharing, shared, zero));
 }
 

@@ -4,22 +4,47 @@
 #include "common/util.h"
 #include "daemon/store.h"
 
-/* Bookkeeping of ours for one page of guest memory: the ledger's five bytes. */
-static uint64_t ledger_share(const struct member *m)
+/* What the kernel takes for a mapping, about. */
+#define MAPPING_BYTES 192U
+
+static uint64_t ram_pages(const struct member *m)
 {
-	uint64_t bytes = 0;
+	uint64_t n = 0;
 
 	for (size_t i = 0; i < m->n_blocks; i++)
-		bytes += (uint64_t)m->blocks[i]->n_pages * 5;
-	return bytes;
+		n += m->blocks[i]->n_pages;
+	return n;
+}
+
+static uint64_t ram_pages_of_domain(const struct manager *mgr, const struct domain *d)
+{
+	uint64_t n = 0;
+
+	for (const struct member *m = mgr->members; m; m = m->next)
+		n += m->domain == d ? ram_pages(m) : 0;
+	return n;
+}
+
+/* n of `of` equal shares. */
+static uint64_t part(uint64_t whole, uint64_t n, uint64_t of)
+{
+	return of > 0 ? (uint64_t)((unsigned __int128)whole * n / of) : 0;
+}
+
+/* The agent's memory, and mappings that engine remap has added. */
+static uint64_t own_bytes(const struct member *m)
+{
+	uint64_t maps = m->domain->engine == POLICY_ENGINE_REMAP ? m->n_maps : 0;
+
+	return m->counts.agent_bytes + maps * MAPPING_BYTES;
 }
 
 static void add_member(const struct member *m, struct account *a)
 {
 	a->guests++;
-	for (size_t i = 0; i < m->n_blocks; i++)
-		a->ram_bytes += (uint64_t)m->blocks[i]->n_pages * PAGE_BYTES;
+	a->ram_bytes += ram_pages(m) * PAGE_BYTES;
 	a->present_bytes += m->counts.present_pages * PAGE_BYTES;
+	a->overhead_bytes += own_bytes(m);
 }
 
 static void settle(struct account *a)
@@ -32,20 +57,19 @@ static void settle(struct account *a)
 			 (int64_t)a->overhead_bytes;
 }
 
-/* Frames and sharers of a domain: verified by the engine that merged them. */
+/* Frames and sharers of a domain, verified by the engine that merged them, and what they cost that no guest
+ * has for itself: trees, KSM's metadata. */
 static void count_domain(const struct manager *mgr, const struct domain *d, struct account *a)
 {
 	struct merge_ksm_stats s;
 
+	a->overhead_bytes += domain_bytes(d);
 	a->zero_pages += d->holes;
 	if (d->engine == POLICY_ENGINE_ZERO)
 		return;
 	if (d->engine == POLICY_ENGINE_REMAP) {
 		a->shared_pages += store_used_pages(d->store);
 		a->sharers_pages += stable_sharers_total(d->stable);
-		for (const struct member *m = mgr->members; m; m = m->next)
-			if (m->domain == d)
-				a->overhead_bytes += m->n_maps * 192;
 		return;
 	}
 	if (!mgr->merge_ksm)
@@ -57,7 +81,7 @@ static void count_domain(const struct manager *mgr, const struct domain *d, stru
 		for (size_t i = 0; m->domain == d && i < m->n_blocks; i++)
 			a->sharers_pages += m->blocks[i]->counts[PAGE_STATE_SHARED];
 	a->shared_pages = MIN(a->shared_pages, a->sharers_pages);
-	a->overhead_bytes += (s.rmap_items + s.shared_pages) * 64 + s.ranges * 192;
+	a->overhead_bytes += (s.rmap_items + s.shared_pages) * 64 + s.ranges * MAPPING_BYTES;
 }
 
 void account_of_host(const struct manager *mgr, struct account *ret)
@@ -66,23 +90,20 @@ void account_of_host(const struct manager *mgr, struct account *ret)
 
 	for (const struct member *m = mgr->members; m; m = m->next)
 		add_member(m, &a);
-	for (const struct domain *d = mgr->domains; d; d = d->next) {
+	for (const struct domain *d = mgr->domains; d; d = d->next)
 		count_domain(mgr, d, &a);
-		a.overhead_bytes += domain_bytes(d);
-	}
 	settle(&a);
 	*ret = a;
 }
 
 void account_of_domain(const struct manager *mgr, const struct domain *d, struct account *ret)
 {
-	struct account a = { .overhead_bytes = domain_bytes(d) };
+	struct account a = { .overhead_bytes = part(ledger_bytes(mgr->ledger), ram_pages_of_domain(mgr, d),
+						    ledger_pages(mgr->ledger)) };
 
 	for (const struct member *m = mgr->members; m; m = m->next)
-		if (m->domain == d) {
+		if (m->domain == d)
 			add_member(m, &a);
-			a.overhead_bytes += ledger_share(m);
-		}
 	count_domain(mgr, d, &a);
 	settle(&a);
 	*ret = a;
@@ -90,17 +111,21 @@ void account_of_domain(const struct manager *mgr, const struct domain *d, struct
 
 void account_of_member(const struct manager *mgr, const struct member *m, struct account *ret)
 {
-	struct account whole = { 0 }, a = { .overhead_bytes = ledger_share(m) };
+	uint64_t pages = ram_pages(m), domain_pages = ram_pages_of_domain(mgr, m->domain);
+	struct account whole = { 0 }, a = { 0 };
 
 	count_domain(mgr, m->domain, &whole);
 	add_member(m, &a);
-	for (size_t i = 0; i < m->n_blocks; i++)
+	for (size_t i = 0; i < m->n_blocks; i++) {
 		a.sharers_pages += m->blocks[i]->counts[PAGE_STATE_SHARED];
-	for (size_t i = 0; i < m->n_blocks; i++)
 		a.zero_pages += m->blocks[i]->counts[PAGE_STATE_HOLE];
-	if (whole.sharers_pages > 0)
-		a.shared_pages = (uint64_t)((unsigned __int128)a.sharers_pages * whole.shared_pages /
-					    whole.sharers_pages);
+	}
+	/* Pages that nobody maps yet cost everybody. */
+	a.shared_pages = whole.sharers_pages > 0 ?
+				 part(whole.shared_pages, a.sharers_pages, whole.sharers_pages) :
+				 part(whole.shared_pages, pages, domain_pages);
+	a.overhead_bytes += part(whole.overhead_bytes, pages, domain_pages) +
+			    part(ledger_bytes(mgr->ledger), pages, ledger_pages(mgr->ledger));
 	settle(&a);
 	*ret = a;
 }

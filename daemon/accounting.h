@@ -7,11 +7,14 @@
  *   sharing  sharers - shared: frames that the host got back (as KSM counts)
  *   zero     guest pages that became holes: frames got back with nothing in their place
  *   saved    (sharing + zero) pages in bytes, less overhead
- *   overhead what we take for it: trees, ledger, KSM's metadata, mappings
+ *   overhead what we take for it: trees, ledger, KSM's metadata, mappings, and of each guest's agent the
+ *            ring and the stack, as far as they were in memory when its last pass began
  *
  * A guest's part of a shared frame is one over the number of its sharers; summed over guests
  * the parts give the frames. So a guest's sharing is its sharers less its parts, in the
- * proportion that the whole domain has.
+ * proportion that the whole domain has. Of overhead it has its agent's and its mappings', of what is the
+ * domain's or the host's a part in proportion to its RAM: summed over guests that is the overhead, too,
+ * and what they saved is what the host saved, but for less than a page of rounding for each of them.
  *
  * Owned by the loop.
  */

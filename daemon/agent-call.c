@@ -9,14 +9,17 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "common/fault.h"
 #include "common/io.h"
+#include "common/kernel-abi.h"
 #include "common/parse.h"
 #include "common/util.h"
 #include "daemon/agent-private.h"
+#include "daemon/agent/start.h"
 #include "daemon/ring-check.h"
 
 /* Batches that only look or hand over; the agent answers in tens of microseconds, or when QEMU's
@@ -343,4 +346,22 @@ uint64_t agent_cpu_nsec(const struct agent_link *a)
 	    parse_u64_prefix(line, strlen(line), 10, &nsec, &used) < 0)
 		return 0;
 	return nsec;
+}
+
+uint64_t agent_memory_bytes(const struct agent_link *a)
+{
+	uint64_t private_addr = __atomic_load_n(&a->ring->agent.private_addr, __ATOMIC_RELAXED);
+	uint64_t stack[AGENT_PRIVATE_BYTES / PAGE_BYTES] = { 0 }, n = 0;
+	uint8_t ring[RING_BYTES / PAGE_BYTES] = { 0 };
+
+	/* Wherever the guest says that its stack is: that many pages are the most that it can make of it. */
+	if (pread(a->process->pagemap_fd, stack, sizeof(stack),
+		  (off_t)(private_addr / PAGE_BYTES * sizeof(*stack))) < 0)
+		memset(stack, 0, sizeof(stack));
+	for (size_t i = 0; i < ARRAY_SIZE(stack); i++)
+		n += (stack[i] & PAGEMAP_ENTRY_PRESENT) != 0;
+	if (mincore(a->ring, RING_BYTES, ring) == 0)
+		for (size_t i = 0; i < ARRAY_SIZE(ring); i++)
+			n += ring[i] & 1;
+	return n * PAGE_BYTES;
 }

@@ -77,3 +77,5 @@ uint64_t agent_stopped_usec(const struct agent_link *a);
 const struct urgency *agent_urgency(const struct agent_link *a);
 /* CPU time of the agent's thread so far; 0 when it can't be told. */
 uint64_t agent_cpu_nsec(const struct agent_link *a);
+/* Memory that its ring and its stack take now. Waits for nothing but the lock of the guest's address space. */
+uint64_t agent_memory_bytes(const struct agent_link *a);

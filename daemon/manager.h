@@ -105,7 +105,8 @@ void manager_note_stranger(struct manager *mgr, const struct member *m);
 void manager_schedule(struct manager *mgr);
 /* pressure = auto, and memory is plentiful: nothing is read or merged. */
 bool manager_is_resting(const struct manager *mgr);
-/* What our own bookkeeping takes: trees, ledger, KSM's metadata. */
+/* What our own bookkeeping takes: trees, ledger, KSM's metadata. Part of the overhead (accounting.h), and what
+ * TreeMemoryMax bounds. */
 uint64_t manager_overhead_bytes(const struct manager *mgr);
 
 /* --- enroll.c, enroll-leave.c ------------------------------------------------ */

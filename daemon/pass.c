@@ -581,6 +581,7 @@ static void begin_run(struct work *w)
 	p->error = process_alive(p->m->process) ? tracker_begin_pass(p->m->tracker) : -ESRCH;
 	if (p->error >= 0)
 		p->error = process_vm_pages(p->m->process, &p->counts.vm_pages, &p->resident_pages);
+	p->counts.agent_bytes = p->m->agent ? agent_memory_bytes(p->m->agent) : 0;
 }
 
 static void begin_done(struct work *w)

@@ -183,12 +183,13 @@ static json_t *totals(const struct manager *mgr)
 	struct account a;
 
 	account_of_host(mgr, &a);
-	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
+	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
 			 INT(a.ram_bytes), "present_bytes", INT(a.present_bytes), "shared_pages",
 			 INT(a.shared_pages), "sharing_pages", INT(a.sharing_pages), "zero_pages",
 			 INT(a.zero_pages), "saved_bytes", INT(a.saved_bytes), "overhead_bytes",
 			 INT(a.overhead_bytes), "overhead_max_bytes", INT(enrolment_tree_memory_max(mgr)),
-			 "reserved_bytes", INT(enrolment_reserved_bytes(mgr)));
+			 "reserved_bytes", INT(enrolment_reserved_bytes(mgr)), "bookkeeping_bytes",
+			 INT(manager_overhead_bytes(mgr)));
 }
 
 static json_t *domains(const struct manager *mgr)

@@ -99,6 +99,40 @@ def settled(host, daemon, least=1000, timeout=90):
         raise AssertionError("%s\nstatus: %s" % (error, daemon.call("Status"))) from error
 
 
+def sums_up(host, daemon):
+    """What the daemon says of its guests (all that are enrolled), while nothing changes, must be what it
+    says of the host. The totals."""
+    def still():
+        before, guests = daemon.totals(), daemon.call("Guests")["guests"]
+        return before == daemon.totals() and (before, guests)
+    totals, guests = host.wait(still, 60, "nothing changes")
+    guests = [g for g in guests if g["state"] == "enrolled"]
+    for name in ("sharing_pages", "zero_pages", "present_bytes", "overhead_bytes", "saved_bytes"):
+        found = sum(g[name] for g in guests)
+        # Parts of something are rounded: of frames to pages, of overhead to bytes.
+        slack = len(guests) * (1 if name.endswith("_pages") else harness.PAGE)
+        assert abs(found - totals[name]) <= slack, \
+            "%s: %d in all guests, %d in total; %s" % (name, found, totals[name], guests)
+    return totals
+
+
+def agents_count(host, daemon, guests):
+    """With engine ksm, overhead that is not bookkeeping is the agents': their rings, as the guests'
+    processes have them, and some of their stacks. A pass sees what was in memory when it began."""
+    seen = {}
+
+    def agree():
+        totals = daemon.totals()
+        seen["agents"] = totals["overhead_bytes"] - totals["bookkeeping_bytes"]
+        seen["rings"] = sum(m["Rss"] << 10 for g in guests for m in g.smaps()
+                            if "memfd:memshared-ring" in m["path"])
+        return seen["rings"] < seen["agents"] <= 2 * seen["rings"] + len(guests) * (128 << 10)
+    try:
+        host.wait(agree, 30, "the agents' memory is counted")
+    finally:
+        harness.note("bytes: %s" % seen)
+
+
 def alone(host, guests):
     """Waits until no other process has mergeable memory: tests that run at the same time."""
     pids = {g.pid for g in guests}

@@ -62,6 +62,8 @@ def merge(host):
         statuses = [host.working.guest(g) for g in host.three]
         merged = [g.ksm_merged() for g in host.three]
         counters = harness.ksm_counters()
+        merging.sums_up(host, host.working)
+        merging.agents_count(host, host.working, host.three)
     harness.note("memshared: %s" % totals)
     harness.note("audit: %s" % audit)
     harness.note("merged by guest: kernel %s, memshared %s" % (

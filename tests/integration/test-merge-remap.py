@@ -129,6 +129,11 @@ def merge(host):
               "idle agents have the priority of all threads")
     assert status["cpu"]["agents_usec"], status["cpu"]
     assert not status["warnings"], status["warnings"]
+    for g in guests:
+        g.pause()
+    merging.sums_up(host, daemon)
+    for g in guests:
+        g.resume()
 
     def agree():
         known = {g["pid"]: g["shared_pages"] for g in daemon.call("Guests")["guests"]}
