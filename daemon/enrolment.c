@@ -141,7 +141,7 @@ static void on_entered(struct guest *g, int r, const char *reason, void *userdat
 	if (e->policy.enabled == POLICY_YES)
 		e->failures = 0;
 	e->was_in = true;
-	e->left_behind = false;
+	e->left_behind = e->left_here = false;
 	e->reason[0] = '\0';
 	e->tied_to[0] = '\0';
 	/* A client may have changed that since it was noted. */
@@ -158,7 +158,7 @@ static void on_left(struct guest *g, int r, const char *reason, void *userdata _
 
 	if (!e || e->mgr->stopping || g->state == GUEST_GONE)
 		return;
-	e->left_behind = r < 0 && r != -ESRCH;
+	e->left_behind = e->left_here = r < 0 && r != -ESRCH;
 	if (e->left_behind)
 		(void)snprintf(e->tied_to, sizeof(e->tied_to), "%s", e->entered.domain);
 	else
@@ -379,7 +379,7 @@ void enrolment_review(struct guest *g)
 		.moved = g->member && enroll_engine(e->mgr, &e->policy) != g->member->policy.engine,
 		.refused = is_refused(g),
 		.held = e->held || awaits_libvirt(g),
-		.left_behind = e->left_behind && (e->done || is_settled(e->mgr)),
+		.left_behind = e->left_behind && (e->done || e->left_here || is_settled(e->mgr)),
 		.resting = now_usec() < e->retry_usec,
 	};
 	switch (wish_step(g, &w)) {

@@ -45,6 +45,7 @@ struct enrolment {
 	bool held;		     /* its memory is still coming in: an incoming migration */
 	bool was_in;		     /* once, also with an earlier daemon: so its memory had arrived */
 	bool left_behind;	     /* something of that is in it still, while it is not enrolled */
+	bool left_here;		     /* ... since it left with this daemon: libvirt need not be waited for */
 	struct policy runtime;	     /* what clients asked for */
 	bool unmerged;		     /* it is to share nothing for now: unmerge.h */
 	bool runtime_until_facts;    /* it was written to libvirt, too, and is to come from there */

@@ -165,8 +165,11 @@ static int verify(struct giveback *g)
 	g->left_pages = left;
 	if (g->complete || g->stalled <= STALLED_MAX)
 		return 0;
-	(void)snprintf(g->reason, sizeof(g->reason), "%llu of its pages could not be given back",
-		       (unsigned long long)left);
+	(void)snprintf(g->reason, sizeof(g->reason), "%llu of its pages could not be given back%s",
+		       (unsigned long long)left,
+		       g->m->pins_held ? ": it does direct I/O, and something on this host holds memory pinned "
+					 "(memshared(8), Engine remap)"
+				       : "");
 	return -EBUSY;
 }
 

@@ -96,6 +96,7 @@ struct member {
 	/* Engine remap: mappings that we added (an upper bound), how much of the store the agent has
 	 * mapped, and pages that the last round left for good reasons. */
 	uint64_t n_maps, store_mapped_bytes, remap_left_pages;
+	bool pins_held; /* it does direct I/O, and memory of the host was pinned whenever copies were to be reclaimed */
 	uint64_t devices_usec; /* monotonic: when remap_look_at_devices() looked last; the worker's */
 	/* What it mapped of the store of an earlier daemon when it entered; NULL: nothing, or known. */
 	struct remap_list *found;

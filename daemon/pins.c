@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 
+#include "common/fault.h"
 #include "common/io.h"
 #include "common/parse.h"
 #include "common/util.h"
@@ -57,8 +58,11 @@ static int fold_and_read(uint64_t *ret_acquired, uint64_t *ret_released)
 int pins_quiet(uint64_t *ret_usec)
 {
 	uint64_t start = now_usec(), acquired, released, unused;
-	int r = fold_and_read(&unused, &released);
+	int r = FAULT_ERRNO("pins-held");
 
+	if (r < 0)
+		return 0;
+	r = fold_and_read(&unused, &released);
 	if (r == 0)
 		r = fold_and_read(&acquired, &unused);
 	if (r < 0)

@@ -175,16 +175,15 @@ static int64_t call_on_all(struct member *m, const struct ring_run *runs, size_t
  * process without descriptors for direct I/O has none in flight: QEMU waits for what it asked of a disk before
  * it closes it. One that opens a disk from now on is seen by (2). What cannot be told counts as direct.
  */
-static int wait_for_old_pins(const struct member *m)
+static int wait_for_old_pins(struct member *m)
 {
 	uint64_t began_usec = now_usec(), quiet_usec;
+	bool quiet = devices_direct_io(m->process) == 0;
 
-	if (devices_direct_io(m->process) == 0)
-		return 0;
-	for (unsigned i = 0; i < PINS_TRIES; i++)
-		if (pins_quiet(&quiet_usec) == 1 && quiet_usec >= began_usec)
-			return 0;
-	return -EBUSY;
+	for (unsigned i = 0; i < PINS_TRIES && !quiet; i++)
+		quiet = pins_quiet(&quiet_usec) == 1 && quiet_usec >= began_usec;
+	m->pins_held = !quiet;
+	return quiet ? 0 : -EBUSY;
 }
 
 /* SIGKILL after PROTECT leaves marks, which the next daemon ends with the userfaultfd. */

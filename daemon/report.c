@@ -332,6 +332,21 @@ static void warn_of_root(const struct manager *mgr, const struct domain *d, json
 					   d->name, n));
 }
 
+/* See pins.h. */
+static void warn_of_pins(const struct manager *mgr, json_t *list)
+{
+	int n = 0;
+
+	for (const struct member *m = mgr->members; m; m = m->next)
+		n += m->pins_held;
+	if (n > 0)
+		(void)json_array_append_new(
+			list, json_sprintf("%d guests do direct I/O while something on this host holds memory pinned "
+					   "(VFIO, RDMA, io_uring, steady direct I/O): what they write of shared pages "
+					   "merges no more, and they cannot leave: end that, or give their disks "
+					   "cache=writeback", n));
+}
+
 static void warn_of_full_store(const struct manager *mgr, const struct domain *d, json_t *list)
 {
 	if (!d->store || !store_is_full(d->store))
@@ -361,6 +376,7 @@ static json_t *warnings(const struct manager *mgr)
 		warn_of_root(mgr, d, list);
 		warn_of_full_store(mgr, d, list);
 	}
+	warn_of_pins(mgr, list);
 	for (const struct guest *g = registry_guests(mgr->registry); g; g = g->next)
 		n_out += g->enrolment && g->enrolment->policy.enabled == POLICY_YES &&
 			 g->state != GUEST_ENROLLED && *reason_of(g);

@@ -252,6 +252,36 @@ def unproven(host):
     remapping.leave(daemon, guests)
 
 
+@harness.test("while memory of the host is pinned, guests with direct I/O do not leave, and it is said what to do")
+def pins(host):
+    one, two = remapping.boot(host, ["test-%d" % i for i in range(2)])
+    # As with a registered buffer of io_uring somewhere. A real one would hinder other tests, too.
+    daemon = remapping.start(host, fault="pins-held:EBUSY")
+    remapping.enrolled(host, daemon, [one, two])
+    remapping.merged(host, daemon)
+    one.scramble(50, runs=True)
+    host.wait(lambda: any("pinned" in w and "cache=writeback" in w for w in daemon.call("Status")["warnings"]),
+              60, "status says what is in the way")
+    try:
+        daemon.call("Unenroll", pid=one.pid, timeout=120)
+        assert False, "it has left"
+    except harness.CallError as error:
+        assert "holds memory pinned" in str(error), error
+    remapping.check([one, two])
+    assert sharers(host, one) == 0
+    # It is tried again by itself, though no libvirt says that it is nobody's.
+
+    def tries():
+        with open(daemon.log, encoding="utf-8") as file:
+            return file.read().count("could not be given back")
+    before = tries()
+    host.wait(lambda: tries() > before, 60, "another try")
+    daemon = remapping.start(host)
+    remapping.enrolled(host, daemon, [two])
+    assert not any("pinned" in w for w in daemon.call("Status")["warnings"])
+    remapping.leave(daemon, [one, two])
+
+
 @harness.test("a store that is full says so, and takes the rest when its bound is raised")
 def full(host):
     guests = remapping.boot(host, ["test-%d" % i for i in range(2)], mix="zero:10,dup:80,unique:10")
