@@ -1,44 +1,44 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A radix sort, least significant digits first (Knuth, The Art of Computer Programming, 5.2.5). */
 #include "daemon/frames.h"
 
-#include <string.h>
+#include <stdatomic.h>
 
 #include "common/util.h"
 
-#define DIGIT_BITS 11U
-#define DIGITS	   (1U << DIGIT_BITS)
-
-static void sort_by_digit(const struct frame_page *from, struct frame_page *to, size_t n, unsigned shift)
+int frames_init(struct frames *f, uint64_t n)
 {
-	size_t at[DIGITS] = { 0 }, sum = 0;
+	size_t words = n / 64 + 1;
 
-	for (size_t i = 0; i < n; i++)
-		at[from[i].pfn >> shift & (DIGITS - 1)]++;
-	for (unsigned d = 0; d < DIGITS; d++) {
-		size_t count = at[d];
-
-		at[d] = sum;
-		sum += count;
-	}
-	for (size_t i = 0; i < n; i++)
-		to[at[from[i].pfn >> shift & (DIGITS - 1)]++] = from[i];
+	*f = (struct frames){
+		.n = n,
+		.once = calloc(words, sizeof(*f->once)),
+		.again = calloc(words, sizeof(*f->again)),
+	};
+	if (f->once && f->again)
+		return 0;
+	frames_done(f);
+	return -ENOMEM;
 }
 
-void frames_sort(struct frame_page *v, struct frame_page *scratch, size_t n)
+void frames_done(struct frames *f)
 {
-	struct frame_page *from = v, *to = scratch;
-	uint64_t used = 0;
+	free(f->once);
+	free(f->again);
+	*f = (struct frames){ 0 };
+}
 
-	for (size_t i = 0; i < n; i++)
-		used |= v[i].pfn;
-	for (unsigned shift = 0; shift < 64 && used >> shift; shift += DIGIT_BITS) {
-		struct frame_page *sorted = to;
+void frames_count(struct frames *f, uint64_t pfn)
+{
+	const uint64_t bit = UINT64_C(1) << (pfn % 64);
 
-		sort_by_digit(from, to, n, shift);
-		to = from;
-		from = sorted;
-	}
-	if (from != v)
-		memcpy(v, from, n * sizeof(*v));
+	assert(pfn < f->n);
+	if (!(atomic_fetch_or_explicit(&f->once[pfn / 64], bit, memory_order_relaxed) & bit))
+		return;
+	if (!(atomic_fetch_or_explicit(&f->again[pfn / 64], bit, memory_order_relaxed) & bit))
+		atomic_fetch_add_explicit(&f->n_shared, 1, memory_order_relaxed);
+}
+
+bool frames_is_shared(const struct frames *f, uint64_t pfn)
+{
+	return pfn < f->n && atomic_load_explicit(&f->again[pfn / 64], memory_order_relaxed) >> (pfn % 64) & 1;
 }

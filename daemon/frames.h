@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Page frames and the pages that have them. Pure.
+ * Page frames that were counted: never, once, or more often. Two bits for each frame up to the highest, of
+ * which memory takes only what is near frames that were counted: a few MiB for a host of 100 GiB.
  */
 #pragma once
 
-#include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
-#include "common/units.h"
-
-struct frame_page {
-	uint64_t pfn;
-	page_id page;
+struct frames {
+	uint64_t n;
+	_Atomic uint64_t *once, *again; /* a bit for each */
+	_Atomic uint64_t n_shared;	/* frames that were counted more than once */
 };
 
-/* By frame, those of one frame in the order that they had. scratch has room for n, too. Takes time for n,
- * not for n log n: a million pages are sorted on the loop. */
-void frames_sort(struct frame_page *v, struct frame_page *scratch, size_t n);
+/* For page frame numbers below n. -ENOMEM. */
+int frames_init(struct frames *f, uint64_t n);
+/* Also one that is all zeros. */
+void frames_done(struct frames *f);
+/* Any thread, several at once. */
+void frames_count(struct frames *f, uint64_t pfn);
+/* Was it counted more than once? False for those from n on. */
+bool frames_is_shared(const struct frames *f, uint64_t pfn);

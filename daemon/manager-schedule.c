@@ -38,7 +38,7 @@
 #define TIDY_IDLE_PASSES  60U
 /* What ceased to be shared since a round is audited after so many passes: pages that were written,
  * more than this share of all, or perhaps written, which is all that some trackers tell. */
-#define AUDIT_PASSES	  ROUND_PASSES
+#define AUDIT_PASSES	  6U
 #define AUDIT_SHARE	  128U
 /* A pass that failed is tried again after this. */
 #define PASS_RETRY_USEC	  (5 * USEC_PER_SEC)

@@ -21,6 +21,7 @@ struct merge_ksm {
 	merge_ksm_done_fn *done;
 	void *userdata;
 	struct ksm_job *jobs; /* one a member */
+	struct frames frames; /* of their marked pages, while VERIFY counts them */
 	size_t n_running;
 	int error;
 	sd_event_source *timer;
@@ -66,8 +67,9 @@ struct ksm_job {
 		struct page_run *v;
 		size_t n, size;
 	} runs;			  /* what the tracker said of the marked ranges and between them */
-	struct frame_page *verified; /* frame of every present page in them */
-	size_t n_verified;
+	/* The frame of each marked page, in order; 0: none of its own, or not known. */
+	uint64_t *pfns;
+	uint64_t n_pfns, pfn_end; /* the latter: all are below it */
 	uint64_t rmap_items;
 };
 

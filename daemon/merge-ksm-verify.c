@@ -31,41 +31,69 @@ static int note_run(const struct page_run *run, void *userdata)
 	return 0;
 }
 
-/* How many of n marks are so near to each other that they are looked at together, with what is between. */
-static size_t marks_together(const struct mark *v, size_t n)
+static uint32_t mark_end(const struct mark *m)
 {
-	size_t k = 1;
-
-	while (k < n && v[k].first + v[k].n_pages - v[0].first <= PAGE_MAP_PAGES &&
-	       v[k].first - (v[k - 1].first + v[k - 1].n_pages) <= PAGE_MAP_GAP)
-		k++;
-	return k;
+	return m->first + m->n_pages;
 }
 
-static int verify_marks(struct ksm_job *job, const struct ledger_block *b, const struct mark *v, size_t n)
+/* Looks at the pages [first, end) of a block. */
+static int verify_pages(struct ksm_job *job, const struct ledger_block *b, uint32_t first, uint32_t end,
+			uint64_t *ret_pfns)
 {
-	uint32_t first = v[0].first, n_pages = v[n - 1].first + v[n - 1].n_pages - first;
-	_cleanup_free_ uint64_t *pfns = calloc(n_pages, sizeof(*pfns));
 	hva start = hva_add_pages(b->start, first);
 	int r;
 
-	if (!pfns)
-		return -ENOMEM;
 	/* In this order: a page that is written after collect shows in the next pass; one that was
 	 * written before has a frame of its own. Merging drops write protection, so the tracker's
 	 * word counts only for pages that were not candidates. */
 	if (tracker_is_exact(job->m->tracker))
-		r = tracker_collect(job->m->tracker, start, n_pages, note_run, &job->runs);
+		r = tracker_collect(job->m->tracker, start, end - first, note_run, &job->runs);
 	else /* the pass must not miss what is told only once */
-		r = pagemap_walk(job->m->process, start, n_pages, 0, note_run, &job->runs);
-	if (r >= 0)
-		r = pagemap_read_pfns(job->m->process, start, n_pages, pfns);
-	for (size_t k = 0; k < n && r >= 0; k++)
-		for (uint32_t i = v[k].first; i < v[k].first + v[k].n_pages; i++)
-			if (pfns[i - first])
-				job->verified[job->n_verified++] = (struct frame_page){
-					pfns[i - first], PAGE_ID(b->first.n + i)
-				};
+		r = pagemap_walk(job->m->process, start, end - first, 0, note_run, &job->runs);
+	return r < 0 ? r : pagemap_read_pfns(job->m->process, start, end - first, ret_pfns);
+}
+
+static void note_pfns(struct ksm_job *job, const uint64_t *pfns, uint32_t n)
+{
+	struct pagemap_zero zero;
+
+	pagemap_zero_probe(&zero);
+	for (uint32_t i = 0; i < n; i++) {
+		/* The kernel's zero page is no frame of the guest's, however many pages map it. */
+		bool zeros = pfns[i] == zero.pfn || (zero.huge_pfn && pfns[i] - zero.huge_pfn < HUGE_PAGES);
+
+		job->pfns[job->n_pfns++] = zeros ? 0 : pfns[i];
+		job->pfn_end = MAX(job->pfn_end, pfns[i] + 1);
+	}
+}
+
+/* Marks that are near to each other are looked at together, with what is between them; long ones in pieces. */
+static int verify_block(struct ksm_job *job, const struct ledger_block *b, const struct marks *marks)
+{
+	_cleanup_free_ uint64_t *pfns = calloc(PAGE_MAP_PAGES, sizeof(*pfns));
+	const struct mark *v = marks->v, *end_mark = v + marks->n;
+	uint32_t first, end = 0;
+	int r = pfns ? 0 : -ENOMEM;
+
+	while (v < end_mark && r >= 0) {
+		const struct mark *last = v;
+
+		first = MAX(end, v->first);
+		end = MIN(mark_end(v), first + PAGE_MAP_PAGES);
+		while (end == mark_end(last) && last + 1 < end_mark && last[1].first - end <= PAGE_MAP_GAP &&
+		       last[1].first - first < PAGE_MAP_PAGES) {
+			last++;
+			end = MIN(mark_end(last), first + PAGE_MAP_PAGES);
+		}
+		r = verify_pages(job, b, first, end, pfns);
+		for (; v <= last && r >= 0; v++) {
+			uint32_t from = MAX(first, v->first), to = MIN(end, mark_end(v));
+
+			note_pfns(job, pfns + (from - first), to - from);
+		}
+		if (end < mark_end(last))
+			v = last;
+	}
 	return r;
 }
 
@@ -77,18 +105,14 @@ static void verify_run(struct work *w)
 	int r = 0;
 
 	job->runs.n = 0;
-	job->n_verified = 0;
 	for (size_t i = 0; i < m->n_blocks; i++)
 		for (size_t k = 0; k < m->marks[i].n; k++)
 			n_pages += m->marks[i].v[k].n_pages;
-	job->verified = calloc(MAX(n_pages, UINT64_C(1)), sizeof(*job->verified));
-	if (!job->verified)
+	job->pfns = malloc(MAX(n_pages, UINT64_C(1)) * sizeof(*job->pfns));
+	if (!job->pfns)
 		r = -ENOMEM;
 	for (size_t i = 0; i < m->n_blocks && r >= 0; i++)
-		for (size_t k = 0, some; k < m->marks[i].n && r >= 0; k += some) {
-			some = marks_together(m->marks[i].v + k, m->marks[i].n - k);
-			r = verify_marks(job, m->blocks[i], m->marks[i].v + k, some);
-		}
+		r = verify_block(job, m->blocks[i], &m->marks[i]);
 	if (ksm_process_counts(m->process->proc_fd, &merging, &job->rmap_items) < 0)
 		job->rmap_items = 0;
 	job->error = r;
@@ -175,6 +199,7 @@ static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id p
 	enum page_state s = ledger_state(mk->ledger, page);
 
 	b->member->shared_pages++;
+	mk->stats.sharers_pages++;
 	mk->stats.gained_pages += s != PAGE_STATE_SHARED;
 	if (s == PAGE_STATE_CANDIDATE)
 		domain_merged(b->member->domain, b, page, RECORD_ID(ledger_word(mk->ledger, page)));
@@ -182,77 +207,57 @@ static void apply_shared(struct merge_ksm *mk, struct ledger_block *b, page_id p
 		domain_merged(b->member->domain, b, page, RECORD_ID(UINT32_MAX));
 }
 
-/* v: sorted by frame. */
-static void apply_frames(struct merge_ksm *mk, const struct frame_page *v, size_t n)
+static void apply_frames(struct merge_ksm *mk, const struct ksm_job *job)
 {
-	mk->stats.shared_pages = 0;
+	const struct member *m = job->m;
+	const uint64_t *pfn = job->pfns;
+
+	for (size_t i = 0; i < m->n_blocks; i++)
+		for (size_t k = 0; k < m->marks[i].n; k++) {
+			struct ledger_block *b = m->blocks[i];
+			uint32_t end = mark_end(&m->marks[i].v[k]);
+
+			for (uint32_t n = m->marks[i].v[k].first; n < end; n++, pfn++) {
+				page_id page = PAGE_ID(b->first.n + n);
+				enum page_state s = ledger_state(mk->ledger, page);
+
+				if (*pfn == 0 || s == PAGE_STATE_ABSENT || s == PAGE_STATE_HOLE)
+					continue;
+				if (frames_is_shared(&mk->frames, *pfn))
+					apply_shared(mk, b, page);
+				else
+					apply_alone(mk, b, page);
+			}
+		}
+}
+
+static void count_run(struct work *w)
+{
+	struct ksm_job *job = (struct ksm_job *)w;
+
+	for (uint64_t i = 0; i < job->n_pfns && job->error >= 0; i++)
+		if (job->pfns[i])
+			frames_count(&job->mk->frames, job->pfns[i]);
+}
+
+static void count_done(struct work *w)
+{
+	struct merge_ksm *mk = ((struct ksm_job *)w)->mk;
+
+	if (!merge_ksm_job_done((struct ksm_job *)w))
+		return;
+	mk->stats.shared_pages = mk->frames.n_shared;
 	mk->stats.sharers_pages = 0;
 	mk->stats.gained_pages = 0;
 	mk->stats.missed_pages = 0;
-	for (size_t i = 0, end; i < n; i = end) {
-		for (end = i + 1; end < n && v[end].pfn == v[i].pfn; end++)
-			;
-		for (size_t k = i; k < end; k++) {
-			struct ledger_block *b = ledger_find(mk->ledger, v[k].page);
-
-			if (end - i >= 2)
-				apply_shared(mk, b, v[k].page);
-			else
-				apply_alone(mk, b, v[k].page);
-		}
-		if (end - i >= 2) {
-			mk->stats.shared_pages++;
-			mk->stats.sharers_pages += end - i;
-		}
-	}
-}
-
-/* The kernel's zero page is no frame of the guest's, however many pages map it. */
-static bool has_frame(const struct merge_ksm *mk, page_id page)
-{
-	enum page_state s = ledger_state(mk->ledger, page);
-
-	return s != PAGE_STATE_ABSENT && s != PAGE_STATE_HOLE;
-}
-
-static void verify_done(struct work *w)
-{
-	struct ksm_job *job = (struct ksm_job *)w;
-	struct merge_ksm *mk = job->mk;
-	_cleanup_free_ struct frame_page *all = NULL;
-	size_t n = 0, at = 0;
-
-	if (!merge_ksm_job_done(job))
-		return;
 	mk->stats.rmap_items = 0;
 	for (size_t i = 0; i < mk->n_members; i++) {
-		job = &mk->jobs[i];
-		job->m->shared_pages = 0;
-		if (job->m->gone)
+		mk->members[i]->shared_pages = 0;
+		if (mk->members[i]->gone || mk->jobs[i].error < 0)
 			continue;
-		apply_runs(mk, job);
-		if (job->error < 0)
-			forget_fingerprints(mk, job);
-		else
-			n += job->n_verified;
+		apply_frames(mk, &mk->jobs[i]);
+		mk->stats.rmap_items += mk->jobs[i].rmap_items;
 	}
-	/* And the scratch that sorting takes. */
-	all = calloc(MAX(2 * n, (size_t)1), sizeof(*all));
-	if (!all) {
-		merge_ksm_finish_round(mk, -ENOMEM);
-		return;
-	}
-	for (size_t i = 0; i < mk->n_members; i++) {
-		job = &mk->jobs[i];
-		if (job->m->gone || job->error < 0)
-			continue;
-		for (size_t k = 0; k < job->n_verified; k++)
-			if (has_frame(mk, job->verified[k].page))
-				all[at++] = job->verified[k];
-		mk->stats.rmap_items += job->rmap_items;
-	}
-	frames_sort(all, all + at, at);
-	apply_frames(mk, all, at);
 	mk->stats.incomplete = !mk->converged;
 	mk->stats.rounds++;
 	log_debug("domain %s: a round of %llu s%s: %llu pages merged, %llu not", mk->domain->name,
@@ -264,8 +269,32 @@ static void verify_done(struct work *w)
 	merge_ksm_finish_round(mk, mk->error);
 }
 
+static void verify_done(struct work *w)
+{
+	struct merge_ksm *mk = ((struct ksm_job *)w)->mk;
+	uint64_t pfn_end = 0;
+
+	if (!merge_ksm_job_done((struct ksm_job *)w))
+		return;
+	for (size_t i = 0; i < mk->n_members; i++) {
+		struct ksm_job *job = &mk->jobs[i];
+
+		if (job->m->gone)
+			continue;
+		apply_runs(mk, job);
+		if (job->error < 0)
+			forget_fingerprints(mk, job);
+		pfn_end = MAX(pfn_end, job->pfn_end);
+	}
+	if (frames_init(&mk->frames, pfn_end) < 0)
+		merge_ksm_finish_round(mk, -ENOMEM);
+	else
+		merge_ksm_submit_jobs(mk, count_run, count_done);
+}
+
 void merge_ksm_verify(struct merge_ksm *mk)
 {
 	mk->stats.phase = MERGE_KSM_VERIFY;
+	mk->error = 0;
 	merge_ksm_submit_jobs(mk, verify_run, verify_done);
 }

@@ -58,7 +58,7 @@ static void job_free(struct ksm_job *job)
 {
 	free(job->plan.advice);
 	free(job->runs.v);
-	free(job->verified);
+	free(job->pfns);
 }
 
 void merge_ksm_free(struct merge_ksm *mk)
@@ -68,6 +68,7 @@ void merge_ksm_free(struct merge_ksm *mk)
 	if (mk->stats.phase == MERGE_KSM_START || mk->stats.phase == MERGE_KSM_RUN)
 		(void)ksm_stop(mk->ksm);
 	(void)sd_event_source_unref(mk->timer);
+	frames_done(&mk->frames);
 	for (size_t i = 0; i < mk->n_members; i++) {
 		job_free(&mk->jobs[i]);
 		member_unref(mk->members[i]);
@@ -90,6 +91,7 @@ void merge_ksm_finish_round(struct merge_ksm *mk, int r)
 		job_free(&mk->jobs[i]);
 		mk->members[i]->busy = false;
 	}
+	frames_done(&mk->frames);
 	mk->stats.phase = MERGE_KSM_IDLE;
 	mk->domain = NULL;
 	mk->done(d, r, mk->userdata);
@@ -105,13 +107,11 @@ void merge_ksm_finish_round(struct merge_ksm *mk, int r)
 void merge_ksm_submit_jobs(struct merge_ksm *mk, void (*run)(struct work *w),
 			   void (*done)(struct work *w))
 {
-	mk->error = 0;
 	mk->n_running = mk->n_members;
 	for (size_t i = 0; i < mk->n_members; i++) {
 		struct ksm_job *job = &mk->jobs[i];
 
 		job->work = (struct work){ .run = run, .done = done };
-		job->error = 0;
 		if (work_submit(mk->pool, &job->work) < 0) {
 			/* The queue is full: do it here rather than not at all. */
 			run(&job->work);
@@ -396,6 +396,7 @@ void merge_ksm_mark(struct merge_ksm *mk)
 		return;
 	}
 	mk->stats.phase = MERGE_KSM_MARK;
+	mk->error = 0;
 	merge_ksm_submit_jobs(mk, mark_run, mark_done);
 }
 

@@ -58,6 +58,8 @@ def merge(host):
     merging.merged(host, host.working)
     with host.resting():
         merging.settled(host, host.working)
+        # How many frames are shared is known as of the last round, or audit.
+        host.wait(lambda: not compare_with_auditor(host), 60, "memshared and the auditor agree", interval=1)
         totals, audit = host.working.totals(), host.audit(host.three)
         statuses = [host.working.guest(g) for g in host.three]
         merged = [g.ksm_merged() for g in host.three]

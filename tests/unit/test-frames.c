@@ -1,54 +1,79 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <pthread.h>
+
 #include "daemon/frames.h"
 #include "tests/unit/unit.h"
 
-#define N 10000U
+#define N	5000U
+#define THREADS 4U
 
-static struct frame_page v[N], scratch[N], model[N];
-
-static int compare(const void *a, const void *b)
+static void counts_as_a_model_does(void **state _unused_)
 {
-	const struct frame_page *x = a, *y = b;
+	static unsigned model[N];
+	struct frames f;
+	uint64_t x = 1, shared = 0;
 
-	if (x->pfn != y->pfn)
-		return x->pfn < y->pfn ? -1 : 1;
-	return x->page.n < y->page.n ? -1 : x->page.n > y->page.n;
-}
+	assert_int_equal(frames_init(&f, N), 0);
+	for (unsigned i = 0; i < N; i++) {
+		uint64_t pfn;
 
-/* Pages are numbered in order, so that the order within a frame shows. */
-static void check(size_t n, uint64_t mask)
-{
-	uint64_t x = 1;
-
-	for (uint32_t i = 0; i < n; i++) {
 		x = x * 6364136223846793005U + 1442695040888963407U;
-		v[i] = model[i] = (struct frame_page){ (x ^ x >> 29) & mask, PAGE_ID(i) };
+		pfn = (x >> 33) % N;
+		frames_count(&f, pfn);
+		shared += ++model[pfn] == 2;
 	}
-	frames_sort(v, scratch, n);
-	qsort(model, n, sizeof(*model), compare);
-	for (uint32_t i = 0; i < n; i++) {
-		assert_int_equal(v[i].pfn, model[i].pfn);
-		assert_int_equal(v[i].page.n, model[i].page.n);
-	}
+	for (unsigned i = 0; i < N; i++)
+		assert_int_equal(frames_is_shared(&f, i), model[i] > 1);
+	assert_int_equal(f.n_shared, shared);
+	assert_false(frames_is_shared(&f, N));
+	assert_false(frames_is_shared(&f, UINT64_MAX));
+	frames_done(&f);
+	frames_done(&f);
 }
 
-static void sorts_as_qsort_does(void **state _unused_)
+static void *count_even(void *userdata)
 {
-	static const size_t sizes[] = { 0, 1, 2, 3, 1000, N };
-	/* None, one digit and a part of one, all digits that a frame may have, and all there are. */
-	static const uint64_t masks[] = {
-		0, 0x7, 0x7ff, 0xfff, 0x7ffffff, (UINT64_C(1) << 55) - 1, UINT64_MAX,
-	};
+	for (unsigned i = 0; i < N; i += 2)
+		frames_count(userdata, i);
+	return NULL;
+}
 
-	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
-		for (size_t k = 0; k < ARRAY_SIZE(masks); k++)
-			check(sizes[i], masks[k]);
+static void several_threads_count_at_once(void **state _unused_)
+{
+	pthread_t threads[THREADS];
+	struct frames f;
+
+	assert_int_equal(frames_init(&f, N), 0);
+	for (unsigned i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, count_even, &f), 0);
+	for (unsigned i = 0; i < THREADS; i++)
+		(void)pthread_join(threads[i], NULL);
+	for (unsigned i = 0; i < N; i++)
+		assert_int_equal(frames_is_shared(&f, i), i % 2 == 0);
+	assert_int_equal(f.n_shared, N / 2);
+	frames_done(&f);
+}
+
+static void sparse_costs_no_memory(void **state _unused_)
+{
+	struct frames f;
+
+	/* 16 TiB of addresses: 1 GiB of bits, of which a few pages are touched. */
+	assert_int_equal(frames_init(&f, UINT64_C(1) << 32), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		frames_count(&f, 7);
+		frames_count(&f, UINT32_MAX);
+	}
+	assert_int_equal(f.n_shared, 2);
+	frames_done(&f);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sorts_as_qsort_does),
+		cmocka_unit_test(counts_as_a_model_does),
+		cmocka_unit_test(several_threads_count_at_once),
+		cmocka_unit_test(sparse_costs_no_memory),
 	};
 
 	return cmocka_run_group_tests_name("frames", tests, NULL, NULL);
