@@ -142,4 +142,50 @@ def merged(host):
     merging.shares(host, daemon, one, two, least=before // 2)
 
 
+@harness.test("what the kernel's KSM has merged is swapped out and comes back right", limit=400)
+def merged_ksm(host):
+    host.ksm().set(run=0)
+    room = Swap(host)
+    daemon = merging.start(host, policy="cow-backoff=1s")
+    one, two = guests = [host.guest(name, mib=32) for name in ("one", "two")]
+    # Before they have memory: that stays with the group that first had it.
+    groups = [MemoryGroup(host, g.pid) for g in guests]
+    for g in guests:
+        g.ready()
+        daemon.call("Enroll", pid=g.pid)
+    before = merging.shares(host, daemon, one, two)
+    merging.settled(host, daemon)
+    for g in (one, two):
+        g.pause()
+    merged, present = [g.ksm_merged() for g in (one, two)], [g.resident() for g in (one, two)]
+
+    # What is nobody else's, and half of what is merged.
+    wanted = [p - m // 2 for p, m in zip(present, merged)]
+
+    def goes():
+        for group in groups:
+            group.reclaim()
+        return all(swapped(g) > w * harness.PAGE for g, w in zip((one, two), wanted))
+    try:
+        host.wait(goes, 60, "half of the merged pages are in swap, too")
+    finally:
+        tap.note("%s pages were present, %s of them merged; %s KiB are in swap" % (
+            present, merged, [swapped(g) >> 10 for g in (one, two)]))
+    for g in (one, two):
+        stays_out(host, daemon, g)
+    # Each gets its own, and what was equal merges again.
+    for g in (one, two):
+        g.check()
+        g.resume()
+        g.rewrite(30)
+        g.check()
+    # What the guests' kernels do not use stays in swap.
+    tap.note("%d pages of each were shared, %d are again" % (
+        before, merging.shares(host, daemon, one, two, least=1500)))
+    for g in (one, two):
+        g.check()
+        daemon.call("Unenroll", pid=g.pid)
+        g.check()
+
+
 harness.main()
