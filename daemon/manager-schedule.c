@@ -299,15 +299,19 @@ static void start_round(struct manager *mgr, struct domain *d, enum merge_ksm_ki
 		note_refusal(mgr, d, strerror(-r));
 }
 
-static void tidy_over(struct domain *d, uint64_t reclaimed_pages, uint64_t freed_slots, void *userdata)
+static void tidy_over(struct domain *d, const struct tidy_result *result, void *userdata)
 {
 	struct manager *mgr = userdata;
 
 	if (mgr->stopping)
 		return;
-	if (reclaimed_pages > 0 || freed_slots > 0)
+	if (result->reclaimed_pages > 0 || result->freed_slots > 0)
 		log_debug("domain %s: %llu copied pages made anonymous again, %llu slots freed", d->name,
-			  (unsigned long long)reclaimed_pages, (unsigned long long)freed_slots);
+			  (unsigned long long)result->reclaimed_pages,
+			  (unsigned long long)result->freed_slots);
+	/* What comes next waits for it. */
+	budget_charge(&mgr->cpu, result->cpu_nsec, now_usec());
+	mgr->remap_stats.agent_cpu_nsec += result->agents_nsec;
 	d->round_running = false;
 	finish_gone(mgr);
 	manager_schedule(mgr);

@@ -125,6 +125,7 @@ bool merge_ksm_job_done(struct ksm_job *job)
 	struct merge_ksm *mk = job->mk;
 
 	budget_charge(mk->cpu, job->work.cpu_nsec, now_usec());
+	budget_charge(&job->m->cpu, job->work.cpu_nsec, now_usec());
 	job->m->counts.cpu_nsec += job->work.cpu_nsec;
 	if (job->error < 0 && job->error != -ESRCH && mk->error == 0)
 		mk->error = job->error;
@@ -311,6 +312,9 @@ static void hold_to_budget(struct merge_ksm *mk)
 	if (nsec > mk->ksmd_nsec) { /* 0 when it cannot be read */
 		mk->stats.ksmd_cpu_nsec += nsec - mk->ksmd_nsec;
 		budget_charge(mk->cpu, nsec - mk->ksmd_nsec, now);
+		/* It works for all of them at once. */
+		for (size_t i = 0; i < mk->n_members; i++)
+			budget_charge(&mk->members[i]->cpu, (nsec - mk->ksmd_nsec) / mk->n_members, now);
 		mk->ksmd_nsec = nsec;
 	}
 	pause = budget_wait_usec(mk->cpu, now) > 0;

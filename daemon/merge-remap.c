@@ -557,6 +557,7 @@ static void batch_done(struct work *w)
 	r->m->counts.cpu_nsec += nsec;
 	r->stats->agent_cpu_nsec += r->agent_nsec;
 	budget_charge(r->env->cpu, nsec, now_usec());
+	budget_charge(&r->m->cpu, nsec, now_usec());
 	if (r->result < 0 || r->m->gone || r->next == r->n_plan)
 		finish(r, (int)MIN(r->result, (int64_t)0));
 	else
@@ -582,7 +583,8 @@ static int submit_batch(struct remap *r)
 /* Now, or when the budget allows. */
 static void start_batch(struct remap *r)
 {
-	uint64_t wait = budget_wait_usec(r->env->cpu, now_usec());
+	uint64_t now = now_usec();
+	uint64_t wait = MAX(budget_wait_usec(r->env->cpu, now), budget_wait_usec(&r->m->cpu, now));
 	int q;
 
 	if (r->m->gone || r->m->yield.state != YIELD_NO) {

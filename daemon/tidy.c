@@ -19,6 +19,7 @@ struct tidy {
 		struct range_set left; /* where to look; not if whole */
 		bool everywhere;	    /* too many places */
 		bool reclaimed;		    /* all that could be */
+		uint64_t agent_nsec;	    /* CPU time for it */
 	} *members;
 	size_t n_members;
 	bool sweep;
@@ -30,7 +31,7 @@ struct tidy {
 	size_t n_users;
 	unsigned n_strangers;
 	bool sure; /* every guest was looked at */
-	uint64_t reclaimed_pages, freed_slots;
+	struct tidy_result result;
 	tidy_done_fn *done;
 	void *userdata;
 };
@@ -87,11 +88,15 @@ static void tidy_run(struct work *w)
 
 	for (size_t i = 0; i < t->n_members; i++) {
 		struct tidy_member *tm = &t->members[i];
+		uint64_t before = agent_cpu_nsec(tm->m->agent), after;
 		int64_t n = remap_reclaim(tm->m, tm->everywhere ? NULL : &tm->left, t->orphans,
 					  &tm->reclaimed);
 
+		/* 0 when the guest is gone. */
+		after = agent_cpu_nsec(tm->m->agent);
+		tm->agent_nsec = after > before ? after - before : 0;
 		if (n > 0)
-			t->reclaimed_pages += (uint64_t)n;
+			t->result.reclaimed_pages += (uint64_t)n;
 	}
 	t->sure = t->sweep && !t->domain->store_lost;
 	if (!t->sweep)
@@ -180,7 +185,7 @@ static void sweep(struct tidy *t)
 		if (store_drop(store, first, (uint32_t)n) < 0)
 			slot_map_set(t->unused, first, n, false);
 		else
-			t->freed_slots += n;
+			t->result.freed_slots += n;
 	}
 	stable_foreach(t->domain->stable, free_unused, t);
 }
@@ -219,6 +224,7 @@ static uint64_t count_orphans(const struct stable *s)
 static void tidy_done(struct work *w)
 {
 	struct tidy *t = (struct tidy *)w;
+	uint64_t start = thread_cpu_nsec(), own;
 
 	/* Who came in meanwhile may have candidates, and slots reserved. */
 	t->sure = t->sure && t->domain->n_members == t->n_members;
@@ -235,15 +241,22 @@ static void tidy_done(struct work *w)
 		t->domain->n_strangers = t->n_strangers;
 		t->domain->strangers = t->n_strangers > 0;
 	}
+	own = t->work.cpu_nsec + thread_cpu_nsec() - start;
+	t->result.cpu_nsec = own;
 	for (size_t i = 0; i < t->n_members; i++) {
+		uint64_t nsec = t->members[i].agent_nsec + own / t->n_members;
+
+		t->result.agents_nsec += t->members[i].agent_nsec;
+		t->result.cpu_nsec += t->members[i].agent_nsec;
 		if (!t->members[i].reclaimed) {
 			note_again(&t->members[i]);
 			t->domain->untidy = true;
 		}
-		t->members[i].m->counts.cpu_nsec += t->work.cpu_nsec / t->n_members;
+		t->members[i].m->counts.cpu_nsec += nsec;
+		budget_charge(&t->members[i].m->cpu, nsec, now_usec());
 		t->members[i].m->busy = false;
 	}
-	t->done(t->domain, t->reclaimed_pages, t->freed_slots, t->userdata);
+	t->done(t->domain, &t->result, t->userdata);
 	for (size_t i = 0; i < t->n_members; i++)
 		member_unref(t->members[i].m);
 	tidy_free(t);

@@ -29,7 +29,12 @@
 #include "daemon/member.h"
 #include "daemon/work.h"
 
-typedef void tidy_done_fn(struct domain *d, uint64_t reclaimed_pages, uint64_t freed_slots, void *userdata);
+struct tidy_result {
+	uint64_t reclaimed_pages, freed_slots;
+	uint64_t agents_nsec; /* CPU time of the agents */
+	uint64_t cpu_nsec;    /* all CPU time, theirs included */
+};
+typedef void tidy_done_fn(struct domain *d, const struct tidy_result *result, void *userdata);
 
 /* A sweep for fewer slots than this part of all would cost more than they are worth. */
 #define TIDY_ORPHANS 32U
