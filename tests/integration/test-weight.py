@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests' weights: who gets how much of a CPU budget that is not enough for all."""
+"""Budgets: they hold, and by the guests' weights who gets how much of one that is not enough for all."""
 import os
 import subprocess
+import time
 
 import harness
 import merging
@@ -88,6 +89,50 @@ def weights(host):
         daemon.stop()
     assert 0.7 < ratios[0] < 1.4, ratios
     assert 2.5 < ratios[1] < 6, ratios
+
+
+def spent(host, what, seconds=8):
+    """How much of it is used in a second, once what had been saved up is gone."""
+    time.sleep(2)
+    before, began = what(), time.monotonic()
+    host.wait(lambda: time.monotonic() - began > seconds, 3 * seconds, "some time passes")
+    return (what() - before) / (time.monotonic() - began)
+
+
+@harness.test("the daemon's CPU, a guest's, and pages read in a second stay within their budgets", limit=200)
+def bounds(host):
+    guest = Filled(host, "light")
+
+    def start(more, policy=""):
+        config = CONFIG % (merging.state_directory(host), "20%", 100)
+        daemon = host.daemon(config.replace("[Libvirt]", more + "\n[Libvirt]")
+                             .replace("min-age", policy + "\nmin-age"))
+        merging.wait_enrolled(host, daemon, [guest])
+        host.wait(lambda: cpu(daemon, [guest])[0] > 0.05, 100, "the guest is read")
+        return daemon
+    daemon = start("")
+    share = spent(host, daemon.cpu_seconds)
+    harness.note("CpuBudget=20%%: %.1f %% of a CPU" % (100 * share))
+    assert 0.05 < share < 0.24, share
+    daemon.stop()
+    daemon = start("", "cpu=5%")
+    share = spent(host, lambda: cpu(daemon, [guest])[0])
+    harness.note("cpu=5%%: %.1f %% of a CPU" % (100 * share))
+    assert 0.01 < share < 0.07, share
+    daemon.stop()
+    daemon = start("PagesPerSecond=60000")
+
+    def pass_ends():
+        """When, and how many pages were read until then: it is told at the end of each pass."""
+        before = daemon.guest(guest)["read_pages"]
+        pages = host.wait(lambda: daemon.guest(guest)["read_pages"] - before, 100, "a pass ends",
+                          interval=0.02) + before
+        return time.monotonic(), pages
+    (began, before), (ended, after) = pass_ends(), pass_ends()
+    pages = (after - before) / (ended - began)
+    harness.note("PagesPerSecond=60000: %.0f pages a second" % pages)
+    assert 10000 < pages < 72000, pages
+    daemon.stop()
 
 
 harness.main()
