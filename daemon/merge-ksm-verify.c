@@ -279,12 +279,13 @@ static void verify_done(struct work *w)
 	for (size_t i = 0; i < mk->n_members; i++) {
 		struct ksm_job *job = &mk->jobs[i];
 
+		/* Those of a guest that leaves count for the others. */
+		pfn_end = MAX(pfn_end, job->pfn_end);
 		if (job->m->gone)
 			continue;
 		apply_runs(mk, job);
 		if (job->error < 0)
 			forget_fingerprints(mk, job);
-		pfn_end = MAX(pfn_end, job->pfn_end);
 	}
 	if (frames_init(&mk->frames, pfn_end) < 0)
 		merge_ksm_finish_round(mk, -ENOMEM);

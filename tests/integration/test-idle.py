@@ -104,8 +104,8 @@ def written_again(host):
     pages = 16 << 8
     one = host.guest("one", mib=16, uid=65534, mix="unique:100").ready()
     one.pause()
-    # Each second a pass, and after three of them that found a page unwritten it is read.
-    daemon = merging.start(host, engine="remap", policy="min-age=3s")
+    # After three passes that found a page unwritten it is read.
+    daemon = merging.start(host, engine="remap", daemon="PassInterval=300ms", policy="min-age=900ms")
     daemon.call("Enroll", pid=one.pid)
     host.wait(lambda: over(host, daemon, one, 4) < pages / 100, 100, "all pages are known")
     reads = []
