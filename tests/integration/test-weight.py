@@ -91,7 +91,7 @@ def weights(host):
     assert 2.5 < ratios[1] < 6, ratios
 
 
-def spent(host, what, seconds=8):
+def spent(host, what, seconds=5):
     """How much of it is used in a second, once what had been saved up is gone."""
     time.sleep(2)
     before, began = what(), time.monotonic()
