@@ -78,8 +78,7 @@ static void count_domain(const struct manager *mgr, const struct domain *d, stru
 	a->shared_pages += s.shared_pages;
 	/* Pages written since the round have left the ledger's count, not yet the round's. */
 	for (const struct member *m = mgr->members; m; m = m->next)
-		for (size_t i = 0; m->domain == d && i < m->n_blocks; i++)
-			a->sharers_pages += m->blocks[i]->counts[PAGE_STATE_SHARED];
+		a->sharers_pages += m->domain == d ? member_sharers(m) : 0;
 	a->shared_pages = MIN(a->shared_pages, a->sharers_pages);
 	a->overhead_bytes += (s.rmap_items + s.shared_pages) * 64 + s.ranges * MAPPING_BYTES;
 }
@@ -116,10 +115,9 @@ void account_of_member(const struct manager *mgr, const struct member *m, struct
 
 	count_domain(mgr, m->domain, &whole);
 	add_member(m, &a);
-	for (size_t i = 0; i < m->n_blocks; i++) {
-		a.sharers_pages += m->blocks[i]->counts[PAGE_STATE_SHARED];
+	a.sharers_pages = member_sharers(m);
+	for (size_t i = 0; i < m->n_blocks; i++)
 		a.zero_pages += m->blocks[i]->counts[PAGE_STATE_HOLE];
-	}
 	/* Pages that nobody maps yet cost everybody. */
 	a.shared_pages = whole.sharers_pages > 0 ?
 				 part(whole.shared_pages, a.sharers_pages, whole.sharers_pages) :

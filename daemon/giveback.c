@@ -295,9 +295,8 @@ int giveback_start(const struct giveback_env *env, struct member *m, enum giveba
 		.done = done,
 		.userdata = userdata,
 	};
-	for (size_t i = 0; i < m->n_blocks && m->policy.engine == POLICY_ENGINE_KSM && what != GIVEBACK_FOREIGN;
-	     i++)
-		g->ksm_pages += m->blocks[i]->counts[PAGE_STATE_SHARED];
+	if (m->policy.engine == POLICY_ENGINE_KSM && what != GIVEBACK_FOREIGN)
+		g->ksm_pages = member_sharers(m);
 	r = work_submit(env->pool, &g->work);
 	if (r < 0) {
 		free(g);

@@ -66,8 +66,7 @@ static uint64_t count_sharers(const struct manager *mgr, const struct domain *d)
 	uint64_t sharers = 0;
 
 	for (const struct member *m = mgr->members; m; m = m->next)
-		for (size_t i = 0; m->domain == d && i < m->n_blocks; i++)
-			sharers += m->blocks[i]->counts[PAGE_STATE_SHARED];
+		sharers += m->domain == d ? member_sharers(m) : 0;
 	return sharers;
 }
 

@@ -27,6 +27,15 @@ void member_unref(struct member *m)
 	free(m);
 }
 
+uint64_t member_sharers(const struct member *m)
+{
+	uint64_t n = 0;
+
+	for (size_t b = 0; b < m->n_blocks; b++)
+		n += m->blocks[b]->counts[PAGE_STATE_SHARED];
+	return n;
+}
+
 bool member_agent_is_idle(const struct member *m)
 {
 	return !m->agent || agent_is_idle(m->agent);

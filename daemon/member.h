@@ -138,6 +138,8 @@ static inline bool member_rests(const struct member *m)
 }
 
 struct member *member_ref(struct member *m);
+/* Its pages that share a frame, as far as the ledger knows. */
+uint64_t member_sharers(const struct member *m);
 /* False while the agent has not done what it was last asked for in time, and may have pages of the guest's in
  * its hands: then the member has no passes and no rounds, and what is armed stays so. */
 bool member_agent_is_idle(const struct member *m);

@@ -238,15 +238,6 @@ static void start_done(struct work *w)
 		turn(mk, MERGE_KSM_STOP, stop_run, start_failed);
 }
 
-static uint64_t count_sharers(const struct member *m)
-{
-	uint64_t n = 0;
-
-	for (size_t b = 0; b < m->n_blocks; b++)
-		n += m->blocks[b]->counts[PAGE_STATE_SHARED];
-	return n;
-}
-
 static void start_ksmd(struct merge_ksm *mk)
 {
 	struct ksm_counters c;
@@ -264,7 +255,7 @@ static void start_ksmd(struct merge_ksm *mk)
 	mk->merged = mk->merged_last_poll = count_merged(mk, &c);
 	mk->goal_pages = 0;
 	for (size_t i = 0; i < mk->n_members; i++)
-		mk->goal_pages += count_sharers(mk->members[i]);
+		mk->goal_pages += member_sharers(mk->members[i]);
 	mk->stale = mk->merged > mk->goal_pages;
 	for (size_t i = 0; i < mk->n_members; i++)
 		mk->goal_pages += mk->jobs[i].plan.n_candidates;

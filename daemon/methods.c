@@ -322,8 +322,7 @@ static uint64_t shared_bytes(const struct manager *mgr, json_int_t pid, const ch
 	uint64_t pages = 0;
 
 	for (const struct guest *g = registry_guests(mgr->registry); g; g = g->next)
-		for (size_t i = 0; is_meant(g, pid, domain) && i < g->member->n_blocks; i++)
-			pages += g->member->blocks[i]->counts[PAGE_STATE_SHARED];
+		pages += is_meant(g, pid, domain) ? member_sharers(g->member) : 0;
 	return pages * PAGE_BYTES;
 }
 

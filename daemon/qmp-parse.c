@@ -241,7 +241,14 @@ int qmp_parse_capabilities(const json_t *j, struct qmp_migration *ret)
 	return 0;
 }
 
-/* qom-list gives [{"name": "pc.ram", "type": "child<memory-backend-ram>"}, ...]. */
+/* Of what qom-list gives: [{"name": "pc.ram", "type": "child<memory-backend-ram>"}, ...]. */
+static bool parse_child(const json_t *c, const char **ret_name, const char **ret_type)
+{
+	*ret_name = json_string_value(json_object_get(c, "name"));
+	*ret_type = json_string_value(json_object_get(c, "type"));
+	return *ret_name && *ret_type;
+}
+
 int qmp_parse_backends(const json_t *j, char ret[QMP_MEMDEVS_MAX][QMP_ID_BYTES], size_t *ret_n)
 {
 	static const char prefix[] = "child<memory-backend-";
@@ -250,11 +257,9 @@ int qmp_parse_backends(const json_t *j, char ret[QMP_MEMDEVS_MAX][QMP_ID_BYTES],
 	if (!json_is_array(j))
 		return -EPROTO;
 	for (size_t i = 0; i < json_array_size(j); i++) {
-		const json_t *c = json_array_get(j, i);
-		const char *name = json_string_value(json_object_get(c, "name"));
-		const char *type = json_string_value(json_object_get(c, "type"));
+		const char *name, *type;
 
-		if (!name || !type)
+		if (!parse_child(json_array_get(j, i), &name, &type))
 			return -EPROTO;
 		if (strncmp(type, prefix, sizeof(prefix) - 1) != 0 || !qmp_id_valid(name))
 			continue;
@@ -282,11 +287,9 @@ int qmp_parse_devices(const json_t *j, uint32_t *flags, char ret_balloons[QMP_BA
 	if (!json_is_array(j))
 		return -EPROTO;
 	for (size_t i = 0; i < json_array_size(j); i++) {
-		const json_t *c = json_array_get(j, i);
-		const char *name = json_string_value(json_object_get(c, "name"));
-		const char *type = json_string_value(json_object_get(c, "type"));
+		const char *name, *type;
 
-		if (!name || !type)
+		if (!parse_child(json_array_get(j, i), &name, &type))
 			return -EPROTO;
 		if (strncmp(type, child, sizeof(child) - 1) != 0)
 			continue;

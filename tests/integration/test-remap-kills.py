@@ -139,7 +139,7 @@ def ordinary(host):
 @tap.test("memory runs out at every place that can say so", limit=300)
 def no_memory(host):
     daemon = remapping.start(host, fault="store-write:ENOMEM:1,store-write:ENOMEM:3,stable-alloc:ENOMEM:2,"
-                             "hashtree-alloc:ENOMEM:2,store-punch:ENOMEM:1")
+                             "hashtree-alloc:ENOMEM:2,store-punch:ENOMEM:1,pass-collected:ENOMEM:3")
     remapping.enrolled(host, daemon, host.pair)
     remapping.merged(host, daemon, 500)
     remapping.check(host.pair)
