@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "daemon/merge-remap.h"
 
-#include <fcntl.h>
-
 #include "common/fault.h"
-#include "common/io.h"
 #include "common/log.h"
-#include "common/parse.h"
 #include "common/util.h"
 #include "daemon/ring-check.h"
 #include "daemon/remap-guest.h"
-#include "daemon/runs.h"
+#include "daemon/remap-plan.h"
 #include "daemon/store.h"
 
-/* Runs planned in one round: bounds its memory (24 bytes a run); the rest is for the next. */
-#define ROUND_RUNS_MAX 131072U
 /* Candidates that are worth a round of their own. */
 #define ROUND_MIN_PAGES 16U
 /* Passes that a page waits whose bytes differed, or that was pinned for I/O. */
@@ -42,12 +36,8 @@ struct remap {
 	void *userdata;
 	sd_event_source *timer;
 
-	/* The plan: runs of all blocks, in order. */
-	struct planned {
-		struct ledger_block *block;
-		struct run run;
-	} *plan;
-	size_t n_plan, next;
+	struct remap_plan plan;
+	size_t next; /* of its runs */
 	uint64_t candidates; /* when it was made, less those that are none any more */
 
 	/* The batch; the worker's while the job runs. */
@@ -63,111 +53,6 @@ struct remap {
 
 static void start_batch(struct remap *r);
 static void wait_on(struct remap *r);
-
-/* --- plan ---------------------------------------------------------------------------- */
-
-struct want {
-	const struct ledger *ledger;
-	struct ledger_block *block;
-	struct member *m;
-	uint64_t huge; /* the huge page that the answer below is for */
-	bool huge_wanted;
-	/* Candidates in those that stay whole, up to this one: a plan asks twice. */
-	uint64_t kept_pages, counted_to;
-};
-
-static uint32_t slot_of_page(const struct want *w, uint32_t i)
-{
-	page_id page = PAGE_ID(w->block->first.n + i);
-	slot_id slot;
-
-	switch (ledger_state(w->ledger, page)) {
-	case PAGE_STATE_ZEROS:
-		return RUN_ZERO;
-	case PAGE_STATE_CANDIDATE:
-		slot = stable_slot(w->m->domain->stable, RECORD_ID(ledger_word(w->ledger, page)));
-		return slot_id_is_none(slot) ? RUN_NONE : slot.n;
-	default:
-		return RUN_NONE;
-	}
-}
-
-/* A huge page is split only where the policy finds it worth it. */
-static bool huge_worth_it(struct want *w, uint32_t i)
-{
-	uint64_t huge = hva_add_pages(w->block->start, i).addr / HUGE_BYTES;
-	uint64_t start = w->block->start.addr >> PAGE_SHIFT, from = huge * HUGE_PAGES, to = from + HUGE_PAGES;
-	unsigned n = 0;
-
-	if (huge == w->huge)
-		return w->huge_wanted;
-	from = from > start ? from - start : 0;
-	to = MIN(to - start, (uint64_t)w->block->n_pages);
-	for (uint64_t k = from; k < to; k++)
-		n += slot_of_page(w, (uint32_t)k) != RUN_NONE;
-	w->huge = huge;
-	w->huge_wanted = w->m->policy.thp == THP_SPLIT && n >= w->m->policy.thp_split;
-	if (!w->huge_wanted && huge > w->counted_to)
-		w->kept_pages += n;
-	w->counted_to = MAX(w->counted_to, huge);
-	return w->huge_wanted;
-}
-
-static uint32_t wanted_slot(uint32_t i, void *userdata)
-{
-	struct want *w = userdata;
-	uint32_t slot = slot_of_page(w, i);
-
-	if (slot == RUN_NONE || !ledger_is_huge(w->block, PAGE_ID(w->block->first.n + i)))
-		return slot;
-	return huge_worth_it(w, i) ? slot : RUN_NONE;
-}
-
-static uint32_t next_offered(uint32_t i, void *userdata)
-{
-	const struct want *w = userdata;
-
-	return ledger_skip_unoffered(ledger_states(w->ledger, w->block), i, w->block->n_pages);
-}
-
-/* How many mappings may be added: by policy, and by the kernel's limit, of which a quarter is left
- * to QEMU, and to reclaiming. */
-static uint64_t maps_left(const struct member *m)
-{
-	uint64_t max = m->policy.max_maps, limit;
-	size_t used;
-	char line[32];
-
-	if (io_read_line(AT_FDCWD, "/proc/sys/vm/max_map_count", line, sizeof(line)) >= 0 &&
-	    parse_u64_prefix(line, strlen(line), 10, &limit, &used) >= 0)
-		max = MIN(max, limit / 4 * 3);
-	return max > m->n_maps ? max - m->n_maps : 0;
-}
-
-static int plan_round(struct remap *r)
-{
-	struct member *m = r->m;
-	_cleanup_free_ struct run *runs = malloc(ROUND_RUNS_MAX * sizeof(*runs));
-	uint64_t maps = maps_left(m);
-
-	r->plan = malloc(ROUND_RUNS_MAX * sizeof(*r->plan));
-	if (!runs || !r->plan)
-		return -ENOMEM;
-	m->counts.kept_huge_pages = 0;
-	for (size_t i = 0; i < m->n_blocks; i++) {
-		struct want w = { .ledger = r->env->ledger, .block = m->blocks[i], .m = m, .huge = UINT64_MAX };
-		size_t n = runs_plan(m->blocks[i]->start, m->blocks[i]->n_pages, wanted_slot, next_offered, &w,
-				     maps, runs, ROUND_RUNS_MAX - r->n_plan);
-
-		m->counts.kept_huge_pages += w.kept_pages;
-		for (size_t k = 0; k < n; k++) {
-			r->plan[r->n_plan++] = (struct planned){ m->blocks[i], runs[k] };
-			if (runs[k].slot != RUN_ZERO)
-				maps -= MIN(maps, (uint64_t)RUN_MAPS);
-		}
-	}
-	return r->n_plan > 0 ? 0 : -EALREADY;
-}
 
 /* --- merge ----------------------------------------------------------------------------- */
 
@@ -195,12 +80,12 @@ uint32_t remap_flags_of(const struct member *m, uint32_t vm_flags)
 	return m->tracker && tracker_kind(m->tracker) == TRACKER_WP ? flags | RING_MERGE_TRACK : flags;
 }
 
-static uint64_t block_of(const struct planned *p)
+static uint64_t block_of(const struct remap_planned *p)
 {
 	return hva_add_pages(p->block->start, p->run.first).addr / HUGE_BYTES;
 }
 
-static uint32_t work_nsec_of(const struct planned *p)
+static uint32_t work_nsec_of(const struct remap_planned *p)
 {
 	return WORK_NSEC_RUN + p->run.n_pages * WORK_NSEC_PAGE;
 }
@@ -209,7 +94,7 @@ static uint32_t work_nsec_of(const struct planned *p)
  * that are farther apart than that are cheaper in two. */
 #define TRANSACTION_GAP_PAGES 64U
 
-static bool in_one_transaction(const struct planned *before, const struct planned *p)
+static bool in_one_transaction(const struct remap_planned *before, const struct remap_planned *p)
 {
 	return p->block == before->block && block_of(p) == block_of(before) &&
 	       p->run.first - (before->run.first + before->run.n_pages) <= TRANSACTION_GAP_PAGES;
@@ -219,13 +104,13 @@ static bool in_one_transaction(const struct planned *before, const struct planne
  * the batch would be too much. Adds to *work_nsec. */
 static uint32_t transaction_runs(const struct remap *r, uint32_t *work_nsec)
 {
-	const struct planned *first = &r->plan[r->next];
+	const struct remap_planned *first = &r->plan.runs[r->next];
 	uint32_t work = *work_nsec, n = 0;
 
 	if (ledger_is_huge(first->block, PAGE_ID(first->block->first.n + first->run.first)) &&
 	    (r->next == 0 || block_of(first - 1) != block_of(first)))
 		work += WORK_NSEC_SPLIT;
-	while (r->next + n < r->n_plan && (n == 0 || in_one_transaction(&first[n - 1], &first[n]))) {
+	while (r->next + n < r->plan.n && (n == 0 || in_one_transaction(&first[n - 1], &first[n]))) {
 		work += work_nsec_of(&first[n]);
 		/* A batch has one run at least, whatever its length. */
 		if (work > WORK_NSEC_MAX && (n > 0 || *work_nsec > 0))
@@ -244,8 +129,8 @@ static void pack_batch(struct remap *r)
 	r->batch_from = r->next;
 	r->payload_bytes = 0;
 	r->n_transactions = 0;
-	while (r->next < r->n_plan) {
-		const struct planned *first = &r->plan[r->next];
+	while (r->next < r->plan.n) {
+		const struct remap_planned *first = &r->plan.runs[r->next];
 		uint32_t n = transaction_runs(r, &work_nsec), bytes;
 		struct ring_merge *t;
 		struct ring_run *runs;
@@ -264,7 +149,7 @@ static void pack_batch(struct remap *r)
 		t->bytes = (uint64_t)(first[n - 1].run.first + first[n - 1].run.n_pages - first->run.first) *
 			   PAGE_BYTES;
 		for (uint32_t i = 0; i < n; i++) {
-			const struct planned *p = &r->plan[r->next + i];
+			const struct remap_planned *p = &r->plan.runs[r->next + i];
 
 			runs[i] = (struct ring_run){
 				.addr = hva_add_pages(p->block->start, p->run.first).addr,
@@ -365,7 +250,7 @@ static void batch_run(struct work *w)
 	if (r->result < 0)
 		arm_anew(r->m);
 	for (size_t i = r->batch_from; i < r->next && r->result >= 0; i++) {
-		const struct planned *p = &r->plan[i];
+		const struct remap_planned *p = &r->plan.runs[i];
 
 		tracker_remapped(r->m->tracker, hva_add_pages(p->block->start, p->run.first),
 				 p->run.n_pages);
@@ -396,7 +281,7 @@ static void finish(struct remap *r, int error)
 	m->remap_left_pages = r->candidates;
 	r->done(m, m->gone ? -ECANCELED : error, r->userdata);
 	member_unref(m);
-	free(r->plan);
+	free(r->plan.runs);
 	free(r->payload);
 	free(r->asked);
 	free(r);
@@ -404,7 +289,7 @@ static void finish(struct remap *r, int error)
 
 /* Why page number `merged` of the run is not, and what becomes of it. Pages behind it were not
  * tried: they stay candidates. */
-static void apply_refused(struct remap *r, const struct planned *p, uint32_t i, int error)
+static void apply_refused(struct remap *r, const struct remap_planned *p, uint32_t i, int error)
 {
 	struct domain *d = r->m->domain;
 	page_id page = PAGE_ID(p->block->first.n + p->run.first + i);
@@ -431,7 +316,7 @@ static void apply_refused(struct remap *r, const struct planned *p, uint32_t i, 
 	r->candidates -= MIN(r->candidates, UINT64_C(1));
 }
 
-static void apply_run(struct remap *r, const struct planned *p, const struct ring_run *result)
+static void apply_run(struct remap *r, const struct remap_planned *p, const struct ring_run *result)
 {
 	struct domain *d = r->m->domain;
 	bool zero = p->run.slot == RUN_ZERO;
@@ -488,7 +373,7 @@ static int apply_batch(struct remap *r)
 		if (ring_runs_check(runs, (const struct ring_run *)(got + 1), t->n_runs) < 0)
 			return -EPROTO;
 		for (uint32_t n = 0; n < t->n_runs; n++)
-			apply_run(r, &r->plan[k++], &runs[n]);
+			apply_run(r, &r->plan.runs[k++], &runs[n]);
 		note_nsec(r->stats->wait_histogram, &r->stats->wait_max_nsec, got->wait_nsec);
 		note_nsec(r->stats->cpu_histogram, &r->stats->cpu_max_nsec, got->wait_cpu_nsec);
 		at += (uint32_t)(sizeof(*t) + t->n_runs * sizeof(*runs));
@@ -558,7 +443,7 @@ static void batch_done(struct work *w)
 	r->stats->agent_cpu_nsec += r->agent_nsec;
 	budget_charge(r->env->cpu, nsec, now_usec());
 	budget_charge(&r->m->cpu, nsec, now_usec());
-	if (r->result < 0 || r->m->gone || r->next == r->n_plan)
+	if (r->result < 0 || r->m->gone || r->next == r->plan.n)
 		finish(r, (int)MIN(r->result, (int64_t)0));
 	else
 		start_batch(r);
@@ -615,13 +500,13 @@ int merge_remap_round(const struct pass_env *env, struct member *m, struct merge
 	r->payload = malloc(RING_PAYLOAD_BYTES);
 	r->asked = malloc(RING_PAYLOAD_BYTES);
 	r->candidates = count_candidates(m);
-	q = r->payload && r->asked ? plan_round(r) : -ENOMEM;
+	q = r->payload && r->asked ? remap_plan_make(env->ledger, m, &r->plan) : -ENOMEM;
 	if (q == -EALREADY)
 		m->remap_left_pages = r->candidates;
 	if (q >= 0)
 		q = submit_batch(r);
 	if (q < 0) {
-		free(r->plan);
+		free(r->plan.runs);
 		free(r->payload);
 		free(r->asked);
 		free(r);

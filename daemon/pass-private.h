@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the two files of a pass share: pass.c collects, applies, scans and offers; pass-join.c
- * joins the pairs that this gave. All of it is the loop's, but for the fields that a running job
+ * What the files of a pass share: pass.c collects and applies what the tracker says, pass-offer.c reads
+ * pages and offers them to the trees, pass-join.c joins the pairs that this gave. All of it is the loop's, but for the fields that a running job
  * owns.
  */
 #pragma once
@@ -79,6 +79,10 @@ void pass_charge(struct pass *p, uint64_t start_nsec);
 void pass_finish(struct pass *p, int r);
 void pass_next_slice(struct pass *p);
 
+/* pass-offer.c: reads the pages of p->ranges and offers them, and goes on with p->pairs or the next slice. */
+void pass_start_scan(struct pass *p);
+/* pass-offer.c: offers p->later again; those whose twins are still being joined stay for the next time. */
+void pass_offer_later(struct pass *p);
 /* pass-join.c: joins a page and its twin by their fingerprint, where there is no store. */
 void pass_join_unread(struct pass *p, page_id page, page_id twin, uint64_t fingerprint);
 /* pass-join.c: reads and joins p->pairs, and goes on with the next slice. */
