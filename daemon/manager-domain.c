@@ -93,6 +93,9 @@ static int make_domain(struct manager *mgr, const char *name, const char *store_
 		domain_free(d);
 		return r;
 	}
+	/* A new store is in order; what an earlier daemon left is looked at as a whole as soon as it is calm. */
+	if (!d->adopted)
+		d->next_tidy_usec = manager_next_whole_tidy(mgr, now_usec());
 	d->next = mgr->domains;
 	mgr->domains = d;
 	*ret = d;

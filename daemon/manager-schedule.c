@@ -316,6 +316,11 @@ static void tidy_over(struct domain *d, const struct tidy_result *result, void *
 	manager_schedule(mgr);
 }
 
+uint64_t manager_next_whole_tidy(const struct manager *mgr, uint64_t now)
+{
+	return now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
+}
+
 /* Needs every member of the domain, those that are entering or leaving included. */
 static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 {
@@ -331,7 +336,7 @@ static void start_tidy(struct manager *mgr, struct domain *d, uint64_t now)
 	d->last_tidy_usec = now;
 	d->untidy = !whole;
 	if (whole)
-		d->next_tidy_usec = now + TIDY_IDLE_PASSES * mgr->config->pass_interval_usec;
+		d->next_tidy_usec = manager_next_whole_tidy(mgr, now);
 	d->round_running = tidy_start(mgr->pool, mgr->ledger, d, whole, members, n, mgr->store_users,
 				      mgr->n_store_users, tidy_over, mgr) >= 0;
 }

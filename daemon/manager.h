@@ -103,6 +103,8 @@ void manager_leave_domain(struct manager *mgr, struct domain *d);
 void manager_note_stranger(struct manager *mgr, const struct member *m);
 /* Starts what is due. Called whenever something that was waited for is over. */
 void manager_schedule(struct manager *mgr);
+/* When a domain whose store is in order now is next tidied as a whole (monotonic). */
+uint64_t manager_next_whole_tidy(const struct manager *mgr, uint64_t now);
 /* pressure = auto, and memory is plentiful: nothing is read or merged. */
 bool manager_is_resting(const struct manager *mgr);
 /* What our own bookkeeping takes: trees, ledger, KSM's metadata. Part of the overhead (accounting.h), and what
