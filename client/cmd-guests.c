@@ -63,11 +63,16 @@ static void add_amounts(struct table *t, json_t *g)
 	_cleanup_free_ char *shared = text_pages(get_int(g, "shared_pages"), page_bytes());
 	_cleanup_free_ char *sharing = text_pages(get_int(g, "sharing_pages"), page_bytes());
 	_cleanup_free_ char *zero = text_pages(get_int(g, "zero_pages"), page_bytes());
+	_cleanup_free_ char *unmapped = text_pages(get_int(g, "unmapped_pages"), page_bytes());
 
 	table_text(t, "memory");
 	table_printf(t, "%s, %s present", ram, present);
 	table_text(t, "sharing");
 	table_printf(t, "%s freed by %s shared, %s of zeros", sharing, shared, zero);
+	if (get_int(g, "unmapped_pages") > 0) {
+		table_text(t, "given up");
+		table_printf(t, "%s of the shared, to a balloon or to swap: nothing is saved by them", unmapped);
+	}
 	table_text(t, "saved");
 	table_take(t, text_bytes(get_int(g, "saved_bytes")));
 	if (json_is_integer(json_object_get(g, "cpu_usec"))) {

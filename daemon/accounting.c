@@ -45,6 +45,7 @@ static void add_member(const struct member *m, struct account *a)
 	a->ram_bytes += ram_pages(m) * PAGE_BYTES;
 	a->present_bytes += m->counts.present_pages * PAGE_BYTES;
 	a->overhead_bytes += own_bytes(m);
+	a->unmapped_pages += MIN(m->counts.unmapped_pages, member_sharers(m));
 }
 
 static void settle(struct account *a)
@@ -53,6 +54,8 @@ static void settle(struct account *a)
 	int64_t sharing = (int64_t)a->sharers_pages - (int64_t)a->shared_pages;
 
 	a->sharing_pages = sharing > 0 ? (uint64_t)sharing : 0;
+	/* The slots of those that are swapped out take no memory: no more is lost than was gained. */
+	sharing -= (int64_t)MIN(a->unmapped_pages, a->sharing_pages);
 	a->saved_bytes = (sharing + (int64_t)a->zero_pages) * (int64_t)PAGE_BYTES -
 			 (int64_t)a->overhead_bytes;
 }

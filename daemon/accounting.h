@@ -5,8 +5,10 @@
  *   shared   frames that several guest pages map
  *   sharers  the guest pages that map them
  *   sharing  sharers - shared: frames that the host got back (as KSM counts)
+ *   unmapped sharers that are not in their guest's page table: it gave them up, to a balloon, or they are
+ *            swapped out. They save nothing: without sharing they would take no memory either
  *   zero     guest pages that became holes: frames got back with nothing in their place
- *   saved    (sharing + zero) pages in bytes, less overhead
+ *   saved    (sharing - unmapped + zero) pages in bytes, less overhead
  *   overhead what we take for it: trees, ledger, KSM's metadata, mappings, and of each guest's agent the
  *            ring and the stack, as far as they were in memory when its last pass began
  *
@@ -28,7 +30,7 @@
 struct account {
 	unsigned guests;
 	uint64_t ram_bytes, present_bytes;
-	uint64_t shared_pages, sharers_pages, sharing_pages, zero_pages;
+	uint64_t shared_pages, sharers_pages, sharing_pages, unmapped_pages, zero_pages;
 	uint64_t overhead_bytes;
 	int64_t saved_bytes;
 };

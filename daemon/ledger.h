@@ -55,7 +55,8 @@ struct member;
 /* 2 MiB of a RAM block, from its start on: what a pass goes by (quiet.h). */
 #define LEDGER_PART_PAGES 512U
 struct ledger_part {
-	uint16_t present_pages, swapped_pages, huge_pages; /* when it was last looked at */
+	/* When it was last looked at; unmapped: SHARED, and not in the guest's page table. */
+	uint16_t present_pages, swapped_pages, huge_pages, unmapped_pages;
 	uint8_t quiet_passes, looked; /* the latter: a pass's number, as far as it fits */
 	bool changed; /* a page's state did, since then */
 };

@@ -64,6 +64,7 @@ struct yield {
 
 struct member_counts {
 	uint64_t present_pages, huge_pages, swapped_pages; /* as of the last pass */
+	uint64_t unmapped_pages; /* SHARED, and not in its page table, as of the last pass */
 	uint64_t agent_bytes;  /* the agent's memory when the last pass began */
 	uint64_t vm_pages;     /* its whole address space when the last pass began */
 	uint64_t read_pages;   /* read in the last pass */

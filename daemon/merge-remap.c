@@ -330,7 +330,8 @@ static void apply_run(struct remap *r, const struct remap_planned *p, const stru
 			domain_merged(d, p->block, page, RECORD_ID(ledger_word(r->env->ledger, page)));
 	}
 	r->candidates -= MIN(r->candidates, (uint64_t)result->merged);
-	r->m->resident_pages -= MIN(r->m->resident_pages, (uint64_t)result->merged);
+	if (zero)
+		r->m->resident_pages -= MIN(r->m->resident_pages, (uint64_t)result->merged);
 	*(zero ? &r->stats->holes_pages : &r->stats->merged_pages) += result->merged;
 	if (result->merged > 0 && !zero)
 		r->m->n_maps += RUN_MAPS;

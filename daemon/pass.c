@@ -295,6 +295,8 @@ static void apply_run(struct pass *p, struct ledger_block *b, const struct run *
 				domain_made_hole(p->m->domain, b, PAGE_ID(b->first.n + i));
 			else if (!stays_when_absent(p, LEDGER_STATE_OF(states[i]), run->bits))
 				domain_forget_absent(p->m->domain, b, PAGE_ID(b->first.n + i));
+			else if (LEDGER_STATE_OF(states[i]) == PAGE_STATE_SHARED)
+				b->parts[i / LEDGER_PART_PAGES].unmapped_pages++;
 		return;
 	}
 	ledger_note_huge(b, PAGE_ID(b->first.n + run->first), run->n_pages, run->bits & PAGE_HUGE);
@@ -404,7 +406,8 @@ void pass_next_slice(struct pass *p)
 		if (p->block == p->m->n_blocks) {
 			for (size_t i = 0; i < p->m->n_blocks; i++)
 				quiet_count(p->m->blocks[i], &p->counts.present_pages,
-					    &p->counts.swapped_pages, &p->counts.huge_pages);
+					    &p->counts.swapped_pages, &p->counts.huge_pages,
+					    &p->counts.unmapped_pages);
 			pass_finish(p, 0);
 			return;
 		}

@@ -30,7 +30,7 @@ uint32_t quiet_plan(struct ledger_block *b, uint32_t at, uint32_t n_pages, uint6
 		next = MIN(at + LEDGER_PART_PAGES, end);
 		if (!all && !part_is_due(b, i, pass))
 			continue;
-		part->present_pages = part->swapped_pages = part->huge_pages = 0;
+		part->present_pages = part->swapped_pages = part->huge_pages = part->unmapped_pages = 0;
 		if (n > 0 && ret[n - 1].first + ret[n - 1].n_pages == at)
 			ret[n - 1].n_pages += next - at;
 		else
@@ -71,11 +71,13 @@ void quiet_end(struct ledger_block *b, const struct quiet_range *range, uint64_t
 	}
 }
 
-void quiet_count(const struct ledger_block *b, uint64_t *present, uint64_t *swapped, uint64_t *huge)
+void quiet_count(const struct ledger_block *b, uint64_t *present, uint64_t *swapped, uint64_t *huge,
+		 uint64_t *unmapped)
 {
 	for (uint32_t i = 0; i < DIV_ROUND_UP(b->n_pages, LEDGER_PART_PAGES); i++) {
 		*present += b->parts[i].present_pages;
 		*swapped += b->parts[i].swapped_pages;
 		*huge += b->parts[i].huge_pages;
+		*unmapped += b->parts[i].unmapped_pages;
 	}
 }

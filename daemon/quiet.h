@@ -42,4 +42,5 @@ void quiet_note_run(struct ledger_block *b, uint32_t first, uint32_t n_pages, ui
 /* After all changes of state that followed from it: were the parts of the range quiet? */
 void quiet_end(struct ledger_block *b, const struct quiet_range *range, uint64_t pass);
 /* Adds the pages of the block, each part's as it was when it was last looked at. */
-void quiet_count(const struct ledger_block *b, uint64_t *present, uint64_t *swapped, uint64_t *huge);
+void quiet_count(const struct ledger_block *b, uint64_t *present, uint64_t *swapped, uint64_t *huge,
+		 uint64_t *unmapped);

@@ -101,13 +101,13 @@ static void add_member(const struct manager *mgr, const struct member *m, json_t
 	json_t *more;
 
 	account_of_member(mgr, m, &a);
-	more = json_pack("{s:s, s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "domain",
+	more = json_pack("{s:s, s:s, s:s, s:s*, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "domain",
 			 m->domain->name, "engine", policy_engine_to_string(m->policy.engine), "tracker",
 			 m->tracker && !yields ? tracker_kind_to_string(tracker_kind(m->tracker)) : "none",
 			 "tracker_reason", or_null(yields ? m->yield.why : m->tracker_reason),
 			 "present_bytes", INT(a.present_bytes), "shared_pages", INT(a.sharers_pages),
-			 "sharing_pages", INT(a.sharing_pages), "zero_pages", INT(a.zero_pages),
-			 "saved_bytes", INT(a.saved_bytes), "overhead_bytes", INT(a.overhead_bytes), "passes",
+			 "sharing_pages", INT(a.sharing_pages), "unmapped_pages", INT(a.unmapped_pages), "zero_pages",
+			 INT(a.zero_pages), "saved_bytes", INT(a.saved_bytes), "overhead_bytes", INT(a.overhead_bytes), "passes",
 			 INT(m->counts.passes), "last_pass_usec", INT(m->counts.pass_usec), "read_pages",
 			 INT(m->counts.read_total), "cpu_usec", INT(m->counts.cpu_nsec / NSEC_PER_USEC));
 	(void)json_object_update(o, more);
@@ -183,10 +183,10 @@ static json_t *totals(const struct manager *mgr)
 	struct account a;
 
 	account_of_host(mgr, &a);
-	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
+	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "guests", (int)a.guests, "ram_bytes",
 			 INT(a.ram_bytes), "present_bytes", INT(a.present_bytes), "shared_pages",
-			 INT(a.shared_pages), "sharing_pages", INT(a.sharing_pages), "zero_pages",
-			 INT(a.zero_pages), "saved_bytes", INT(a.saved_bytes), "overhead_bytes",
+			 INT(a.shared_pages), "sharing_pages", INT(a.sharing_pages), "unmapped_pages",
+			 INT(a.unmapped_pages), "zero_pages", INT(a.zero_pages), "saved_bytes", INT(a.saved_bytes), "overhead_bytes",
 			 INT(a.overhead_bytes), "overhead_max_bytes", INT(enrolment_tree_memory_max(mgr)),
 			 "reserved_bytes", INT(enrolment_reserved_bytes(mgr)), "bookkeeping_bytes",
 			 INT(manager_overhead_bytes(mgr)));
@@ -201,9 +201,10 @@ static json_t *domains(const struct manager *mgr)
 
 		account_of_domain(mgr, d, &a);
 		(void)json_array_append_new(
-			list, json_pack("{s:s, s:i, s:s, s:I, s:I, s:I, s:I}", "name", d->name, "guests",
+			list, json_pack("{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:I}", "name", d->name, "guests",
 					(int)d->n_members, "engine", policy_engine_to_string(d->engine), "shared_pages", INT(a.shared_pages),
-					"sharing_pages", INT(a.sharing_pages), "zero_pages", INT(a.zero_pages),
+					"sharing_pages", INT(a.sharing_pages), "unmapped_pages", INT(a.unmapped_pages),
+					"zero_pages", INT(a.zero_pages),
 					"saved_bytes", INT(a.saved_bytes)));
 	}
 	return list;
