@@ -45,7 +45,8 @@ static void add_member(const struct member *m, struct account *a)
 	a->ram_bytes += ram_pages(m) * PAGE_BYTES;
 	a->present_bytes += m->counts.present_pages * PAGE_BYTES;
 	a->overhead_bytes += own_bytes(m);
-	a->unmapped_pages += MIN(m->counts.unmapped_pages, member_sharers(m));
+	if (member_may_balloon(m))
+		a->unmapped_pages += MIN(m->counts.unmapped_pages, member_sharers(m));
 }
 
 static void settle(struct account *a)

@@ -5,8 +5,8 @@
  *   shared   frames that several guest pages map
  *   sharers  the guest pages that map them
  *   sharing  sharers - shared: frames that the host got back (as KSM counts)
- *   unmapped sharers that are not in their guest's page table: it gave them up, to a balloon, or they are
- *            swapped out. They save nothing: without sharing they would take no memory either
+ *   unmapped sharers that are not in the page table of a guest with a balloon: it has given them up, or they
+ *            are swapped out. They save nothing: without sharing they would take no memory either
  *   zero     guest pages that became holes: frames got back with nothing in their place
  *   saved    (sharing - unmapped + zero) pages in bytes, less overhead
  *   overhead what we take for it: trees, ledger, KSM's metadata, mappings, and of each guest's agent the

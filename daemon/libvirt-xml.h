@@ -37,7 +37,8 @@ enum libvirt_flag {
 	LIBVIRT_SHARED_BLOCK = 1 << 14, /* of the RAM blocks one is shared */
 	LIBVIRT_DIRECT_NET = 1 << 15,	/* direct I/O on a network file system */
 	LIBVIRT_UNSEEN = 1 << 16,	/* more descriptors than are looked at */
-	LIBVIRT_FLAGS_END = 1 << 17,
+	LIBVIRT_FLAGS_END = 1 << 17, /* of those that an engine refuses for */
+	LIBVIRT_HAS_BALLOON = LIBVIRT_FLAGS_END, /* its process or monitor shows one, without page reporting */
 };
 
 struct libvirt_facts {

@@ -2,6 +2,7 @@
 #include "daemon/member.h"
 
 #include "common/util.h"
+#include "daemon/libvirt-xml.h"
 #include "daemon/remap-guest.h"
 
 struct member *member_ref(struct member *m)
@@ -34,6 +35,11 @@ uint64_t member_sharers(const struct member *m)
 	for (size_t b = 0; b < m->n_blocks; b++)
 		n += m->blocks[b]->counts[PAGE_STATE_SHARED];
 	return n;
+}
+
+bool member_may_balloon(const struct member *m)
+{
+	return guest_shows(m->guest) & LIBVIRT_HAS_BALLOON;
 }
 
 bool member_agent_is_idle(const struct member *m)

@@ -141,6 +141,11 @@ static inline bool member_rests(const struct member *m)
 struct member *member_ref(struct member *m);
 /* Its pages that share a frame, as far as the ledger knows. */
 uint64_t member_sharers(const struct member *m);
+/* It has a balloon, which takes shared pages without a word. So what engine remap merges is in its page table
+ * from then on, and shared pages that are not there any more are taken for given up; swapped ones, too. Without a
+ * balloon they come there when the guest touches them, which costs a tenth less CPU. One that is plugged in
+ * finds pages that it has not touched: they count as given up until it does. The loop's. */
+bool member_may_balloon(const struct member *m);
 /* False while the agent has not done what it was last asked for in time, and may have pages of the guest's in
  * its hands: then the member has no passes and no rounds, and what is armed stays so. */
 bool member_agent_is_idle(const struct member *m);

@@ -143,7 +143,8 @@ static void pack_batch(struct remap *r)
 		*t = (struct ring_merge){
 			.addr = hva_add_pages(first->block->start, first->run.first).addr,
 			.n_runs = n,
-			.flags = remap_flags_of(r->m, first->block->vm_flags),
+			.flags = remap_flags_of(r->m, first->block->vm_flags) |
+				 (member_may_balloon(r->m) ? (uint32_t)RING_MERGE_POPULATE : 0U),
 			.advice_mask = remap_advice_of(first->block->vm_flags),
 		};
 		t->bytes = (uint64_t)(first[n - 1].run.first + first[n - 1].run.n_pages - first->run.first) *
@@ -330,7 +331,7 @@ static void apply_run(struct remap *r, const struct remap_planned *p, const stru
 			domain_merged(d, p->block, page, RECORD_ID(ledger_word(r->env->ledger, page)));
 	}
 	r->candidates -= MIN(r->candidates, (uint64_t)result->merged);
-	if (zero)
+	if (zero || !member_may_balloon(r->m))
 		r->m->resident_pages -= MIN(r->m->resident_pages, (uint64_t)result->merged);
 	*(zero ? &r->stats->holes_pages : &r->stats->merged_pages) += result->merged;
 	if (result->merged > 0 && !zero)

@@ -20,7 +20,8 @@
  * private copy; were the copy armed, then discarded by the guest and read again, the file's
  * page would be back and not WRITTEN (tests/platform/wp-async.c). So copies there are never
  * armed: they are reported as written every time. It follows that what is not written there
- * is a page of the file, and PAGE_IS_FILE need only be asked for in clusters of written pages.
+ * is a page of the file, and PAGE_IS_FILE need only be asked for by the second step, which arms nothing
+ * else: what the first saw written, and the second did not clear, is a copy.
  */
 #include <sys/ioctl.h>
 
@@ -50,12 +51,13 @@ struct scan {
 	uint64_t written;	/* the category that means PAGE_WRITTEN */
 	uint64_t clear_inverted;
 	struct plan unusual;	/* for everything at first */
-	struct plan everything; /* where PAGE_IS_FILE must be known of each page */
+	struct plan copies;	/* the second step in mappings of files */
+	struct plan everything; /* in such mappings when nothing is cleared */
 	const struct span *span; /* where we are: it only goes forward */
 	struct run_joiner *j;
 	struct page_region *vecs; /* VEC_MAX of SCAN_REGIONS */
 };
-enum { VEC_LOOK, VEC_CLUSTER, VEC_CLEAR, VEC_MAX };
+enum { VEC_LOOK, VEC_CLEAR, VEC_MAX };
 
 /* The span at addr, which is not before the last one asked for. */
 static const struct span *scan_span(struct scan *s, uint64_t addr)
@@ -126,11 +128,10 @@ static uint32_t usual_bits(enum span_kind kind)
 	return 0;
 }
 
-/* In a walk that arms, pages of files are told from others only in mappings of files. */
+/* Seen written in a mapping of a file, and not cleared. */
 static bool is_copy(const struct scan *s, const struct plan *plan, uint32_t bits)
 {
-	return plan == &s->everything && s->flags & PAGEMAP_CLEAR_WRITTEN && bits & PAGE_PRESENT &&
-	       bits & PAGE_WRITTEN && !(bits & PAGE_FILE) && !(bits & PAGE_ZERO);
+	return plan == &s->copies && bits & PAGE_PRESENT && bits & PAGE_WRITTEN && !(bits & PAGE_ZERO);
 }
 
 /* What was cleared, else what was seen (with extra bits), else the bits of a gap. */
@@ -270,21 +271,26 @@ static uint64_t cluster_next(const struct scan *s, struct cursor *c, uint64_t *r
 	return end;
 }
 
-static int scan_range(struct scan *s, const struct plan *plan, unsigned vec, uint64_t start,
-		      uint64_t end);
+static bool is_written(const struct scan *s, const struct cursor *seen, uint64_t start, uint64_t end)
+{
+	for (const struct page_region *r = seen->at; r < seen->end && r->start < end; r++)
+		if (r->end > start && r->categories & s->written && r->categories & MAPPED)
+			return true;
+	return false;
+}
 
-/* A cluster that plan `unusual` found may reach over several spans. */
+/* A cluster may reach over several spans. */
 static int take_cluster(struct scan *s, const struct plan *plan, struct cursor *seen,
 			uint64_t start, uint64_t end)
 {
-	if (plan == &s->everything)
-		return clear_cluster(s, plan, seen, start, end);
 	while (start < end) {
 		const struct span *span = scan_span(s, start);
+		const struct plan *clear = span->kind == SPAN_OTHER ? &s->copies : plan;
 		uint64_t part_end = MIN(end, span->end);
-		int r = span->kind == SPAN_OTHER ?
-				scan_range(s, &s->everything, VEC_CLUSTER, start, part_end) :
-				clear_cluster(s, plan, seen, start, part_end);
+		struct cursor none = { NULL, NULL };
+		int r = is_written(s, seen, start, part_end) ?
+				clear_cluster(s, clear, seen, start, part_end) :
+				emit(s, plan, seen, &none, start, part_end, 0);
 
 		if (r < 0)
 			return r;
@@ -312,14 +318,13 @@ static int take_answer(struct scan *s, const struct plan *plan, const struct pag
 	return emit(s, plan, &seen, &none, start, end, 0);
 }
 
-static int scan_range(struct scan *s, const struct plan *plan, unsigned vec, uint64_t start,
-		      uint64_t end)
+static int scan_range(struct scan *s, const struct plan *plan, uint64_t start, uint64_t end)
 {
 	while (start < end) {
+		struct page_region *vec = scan_vec(s, VEC_LOOK);
 		uint64_t walk_end;
-		int64_t n = scan_look(s, plan, start, end, scan_vec(s, vec), &walk_end);
-		int r = n < 0 ? (int)n :
-				take_answer(s, plan, scan_vec(s, vec), n, start, walk_end);
+		int64_t n = scan_look(s, plan, start, end, vec, &walk_end);
+		int r = n < 0 ? (int)n : take_answer(s, plan, vec, n, start, walk_end);
 
 		if (r < 0)
 			return r;
@@ -343,7 +348,7 @@ static int scan_exactly(struct scan *s, uint64_t start, uint64_t end)
 			part_end = scan_span(s, part_end)->end;
 		part_end = MIN(part_end, end);
 		s->span = span; /* back to where the part begins */
-		r = scan_range(s, other ? &s->everything : &s->unusual, VEC_LOOK, start, part_end);
+		r = scan_range(s, other ? &s->everything : &s->unusual, start, part_end);
 		if (r < 0)
 			return r;
 		start = part_end;
@@ -368,10 +373,12 @@ static void scan_init(struct scan *s)
 		.clear_mask = clear,
 		.gaps_are_usual = true,
 	};
+	s->copies = s->unusual;
+	s->copies.returned |= PAGE_IS_FILE;
+	s->copies.clear_mask |= PAGE_IS_FILE;
 	s->everything = (struct plan){
 		.anyof = MAPPED,
 		.returned = told | s->written | PAGE_IS_FILE,
-		.clear_mask = clear ? clear | PAGE_IS_FILE : 0,
 	};
 }
 
@@ -396,7 +403,7 @@ int pagemap_walk_scan(const struct process *p, hva start, uint64_t n_pages, unsi
 	s.span = &spans->spans[span_list_find(spans, start.addr)];
 	scan_init(&s);
 	r = flags & PAGEMAP_CLEAR_WRITTEN ?
-		    scan_range(&s, &s.unusual, VEC_LOOK, start.addr, end) :
+		    scan_range(&s, &s.unusual, start.addr, end) :
 		    scan_exactly(&s, start.addr, end);
 	/* The ioctl finds nothing, and no fault with that, in the memory of a dead process. */
 	return r < 0 ? r : pagemap_check_memory(p->pagemap_fd);

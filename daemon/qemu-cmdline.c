@@ -206,6 +206,7 @@ uint32_t qemu_device_flags(const char *type)
 	} table[] = {
 		{ "virtio-mem", LIBVIRT_VIRTIO_MEM },
 		{ "hv-balloon", LIBVIRT_VIRTIO_MEM },
+		{ "virtio-balloon", LIBVIRT_HAS_BALLOON },
 		{ "vfio-", LIBVIRT_VFIO },
 		{ "vhost-vdpa-", LIBVIRT_VDPA },
 		{ "vhost-scsi", LIBVIRT_VHOST_SCSI },

@@ -5,6 +5,7 @@
 
 #include "common/log.h"
 #include "common/util.h"
+#include "daemon/libvirt-xml.h"
 
 /* So that a long listing leaves workers for passes. */
 #define LOOKS_AT_ONCE 2U
@@ -277,7 +278,7 @@ int registry_look(struct registry *reg, registry_looked_fn *done, void *userdata
 		l->known[l->n_known++] = (struct known){
 			.pid = g->process.pid,
 			.start_ticks = g->process.start_ticks,
-			.again = g->state == GUEST_ENROLLED || guest_shows(g),
+			.again = g->state == GUEST_ENROLLED || guest_shows(g) % LIBVIRT_FLAGS_END,
 		};
 	if (r >= 0)
 		r = work_submit(reg->pool, &l->work);

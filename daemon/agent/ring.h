@@ -129,6 +129,8 @@ enum ring_merge_flag {
 	RING_RECLAIM_WHOLE = 1 << 3,
 	/* PROTECT: takes the marks off again. */
 	RING_PROTECT_OFF = 1 << 4,
+	/* MERGE: the slots are in the guest's page table at once, not when they are touched. */
+	RING_MERGE_POPULATE = 1 << 5,
 };
 
 enum ring_advice {

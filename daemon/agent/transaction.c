@@ -73,6 +73,7 @@ struct merge {
 	/* New mappings, which lack advice, are within [from, to). */
 	uint64_t new_from, new_to;
 	uint64_t block;
+	bool populate;
 	uint8_t resident[BLOCK_PAGES]; /* from the block's first page */
 };
 
@@ -182,13 +183,13 @@ static uint32_t resident_prefix(const struct merge *m, uint64_t addr, uint32_t n
 }
 
 /*
- * The slots are in the page table as the pages were that they replace: who touches one takes no fault, and one
- * that is not there later on was given up since, to a balloon, or swapped out (the daemon's accounting). Nobody
- * waits any more. It takes 0.3 us a page, which the guest's own faults would take. Failure is no harm.
+ * The slots are in the page table as the pages were that they replace: one that is not there later on was
+ * given up since (the daemon's accounting). Nobody waits any more. It takes 0.3 us a page, which the guest's own
+ * faults would take. Failure is no harm.
  */
-static void run_populate(const struct ring_run *run)
+static void run_populate(const struct merge *m, const struct ring_run *run)
 {
-	if (run->merged > 0 && run->slot != RING_SLOT_ZERO)
+	if (m->populate && run->merged > 0 && run->slot != RING_SLOT_ZERO)
 		(void)sys_madvise(run->addr, pages_bytes(run->merged), MADV_POPULATE_READ);
 }
 
@@ -215,7 +216,7 @@ static void run_merge(struct merge *m, struct ring_run *run)
 		r = -ENOENT;
 	run->merged = done;
 	run->result = r;
-	run_populate(run);
+	run_populate(m, run);
 }
 
 static bool slots_valid(const struct range_env *e, uint32_t slot, uint32_t n_pages)
@@ -387,6 +388,7 @@ static void block_run(struct merge *m, enum ring_op op, struct ring_merge *b, st
 	m->env.track_mode = b->flags & RING_MERGE_TRACK ? UFFDIO_REGISTER_MODE_WP : 0;
 	m->env.map_flags = b->flags & RING_MERGE_NORESERVE ? MAP_NORESERVE : 0;
 	m->env.policy = b->policy;
+	m->populate = b->flags & RING_MERGE_POPULATE;
 	b->advice_failed = 0;
 	b->result = 0;
 	freeze_clock_start(&m->clock);

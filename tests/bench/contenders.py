@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the benches of merging have in common: guests with known content, and the contenders.
 
-A synthetic guest is a real QEMU that is never started (-S), 1 GiB of RAM, filled from outside. A
+A synthetic guest is a real QEMU that is never started (-S), 1 GiB of RAM, filled from outside; it has
+a balloon with BENCH_BALLOON=yes (daemon/member.h says what that changes). A
 case is "PERCENT:RUN", per cent of duplicates and how many neighbouring pages are duplicates
 together, or "real" for small guests that run Linux.
 
@@ -87,7 +88,8 @@ class Synthetic:
         self.name = "synthetic%d" % number
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig=KILL", "qemu-system-x86_64", "-S", "-accel", "tcg", "-m",
-             str(GUEST_MIB), "-nodefaults", "-display", "none", "-name", "guest=" + self.name],
+             str(GUEST_MIB), "-nodefaults", "-display", "none", "-name", "guest=" + self.name,
+             *(["-device", "virtio-balloon-pci"] if os.environ.get("BENCH_BALLOON") else [])],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.pid = self._process.pid
         self.ended = False

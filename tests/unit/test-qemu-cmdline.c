@@ -175,11 +175,14 @@ static void devices(void **state _unused_)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(reporting); i++)
-		if (devices_of(reporting[i]) != LIBVIRT_PAGE_REPORTING)
+		if (devices_of(reporting[i]) % LIBVIRT_FLAGS_END != LIBVIRT_PAGE_REPORTING)
 			fail_msg("%s", reporting[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(harmless); i++)
-		if (devices_of(harmless[i]) != 0)
+		if (devices_of(harmless[i]) % LIBVIRT_FLAGS_END != 0)
 			fail_msg("%s", harmless[i]);
+	assert_int_equal(devices_of(harmless[0]), 0);
+	assert_int_equal(devices_of(harmless[1]), LIBVIRT_HAS_BALLOON);
+	assert_int_equal(devices_of(harmless[3]), LIBVIRT_HAS_BALLOON);
 	assert_int_equal(devices_of("qemu|-device|virtio-mem-pci,id=m,memdev=x"), LIBVIRT_VIRTIO_MEM);
 	assert_int_equal(devices_of("qemu|-device|{\"driver\": \"virtio-mem-pci\"}"), LIBVIRT_VIRTIO_MEM);
 	assert_int_equal(devices_of("qemu|-device|hv-balloon,id=b"), LIBVIRT_VIRTIO_MEM);

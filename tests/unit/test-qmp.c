@@ -209,13 +209,13 @@ static void devices(void **state _unused_)
 			 "{\"name\": \"virtio-mem\", \"type\": \"child<virtio-net-pci>\"}]");
 
 	assert_int_equal(qmp_parse_devices(j, &flags, balloons, &n), 0);
-	assert_int_equal(flags, LIBVIRT_SECURE | LIBVIRT_VIRTIO_MEM);
+	assert_int_equal(flags, LIBVIRT_SECURE | LIBVIRT_VIRTIO_MEM | LIBVIRT_HAS_BALLOON);
 	assert_int_equal(n, 1);
 	assert_string_equal(balloons[0], "device[0]");
 	json_decref(j);
 	j = load("[{\"name\": \"m\", \"type\": \"child<vfio-pci>\"}, {\"name\": 1, \"type\": \"x\"}]");
 	assert_int_equal(qmp_parse_devices(j, &flags, balloons, &n), -EPROTO);
-	assert_int_equal(flags, LIBVIRT_SECURE | LIBVIRT_VIRTIO_MEM);
+	assert_int_equal(flags, LIBVIRT_SECURE | LIBVIRT_VIRTIO_MEM | LIBVIRT_HAS_BALLOON);
 	json_decref(j);
 	j = load("{}");
 	assert_int_equal(qmp_parse_devices(j, &flags, balloons, &n), -EPROTO);
