@@ -20,7 +20,7 @@
  * marked, twice, and the guests' marks unfolded and folded, which costs 2 us for each page there,
  * and 20 us for each new one: at this share the former is two thirds of the latter. */
 #define ROUND_SHARE	  8U
-#define ROUND_PASSES	  12U
+#define ROUND_PASSES	  16U
 /* But not what came at once, as when a guest boots beside its twins: more than this share, within the time of
  * a pass. */
 #define ROUND_WAVE_SHARE  32U

@@ -30,8 +30,9 @@ ROUNDS = 5
 # twice.
 QUIET_PASSES = 80
 IDLE_PASSES = 32
-# Twice so many: in the first ones the memory that was quiet is still catching up.
-WRITTEN_PASSES = 20
+# Twice so many: in the first ones the memory that was quiet is still catching up. In so many fall two of
+# engine ksm's rounds (manager-schedule.c, ROUND_PASSES).
+WRITTEN_PASSES = 32
 MAX_MAPS = 700000
 BUDGET = """\
 [Daemon]
