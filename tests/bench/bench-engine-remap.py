@@ -7,6 +7,7 @@
     bench-engine-remap.py waits              how long accesses to a guest's memory wait
     bench-engine-remap.py churn              rounds of merge, rewrite half, merge again
     bench-remap [MIB [SECONDS [LENGTH]]]     the agent alone, and a thread of the guest's own
+    bench-floor [MIB [LENGTH]]               what the kernel takes for the least that there is to do
 
 BENCH_GUEST_MIB (1024), BENCH_GUESTS (4) and BENCH_ROUNDS (100) make it smaller. Numbers vary from
 run to run, most of all the longest waits: where the machine has other work, whoever holds a page
@@ -103,7 +104,8 @@ def churn():
 def main():
     contenders.run({"converge": converge, "waits": waits, "churn": churn})
     if not sys.argv[1:]:
-        subprocess.run([harness.BUILD + "/tests/bench/bench-remap"], check=True)
+        for words in (["remap"], ["floor"], ["floor", "128", "16"]):
+            subprocess.run([harness.BUILD + "/tests/bench/bench-" + words[0], *words[1:]], check=True)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,36 @@ static void zero_run_becomes_hole(void **state _unused_)
 	check_page(7);
 }
 
+static int64_t faults_of_reading(uint64_t page, uint64_t n)
+{
+	struct rusage before, after;
+
+	(void)getrusage(RUSAGE_SELF, &before);
+	for (uint64_t i = page; i < page + n; i++)
+		assert_int_equal(*(volatile char *)(guest + i * PAGE_BYTES), content_of(i));
+	(void)getrusage(RUSAGE_SELF, &after);
+	return after.ru_minflt - before.ru_minflt;
+}
+
+/* What is not there later was given up, so it must be there from the first. */
+static void page_table_is_filled(void **state _unused_)
+{
+	struct ring_run runs[2];
+
+	runs[0] = remap_run(guest + 3 * PAGE_BYTES, 40, 3);
+	runs[1] = remap_run(guest + 64 * PAGE_BYTES, 1, 64);
+	assert_int_equal(remap_block(&host, RING_MERGE, guest, PAGES, TRACK | RING_MERGE_POPULATE, 0, runs, 2), 1);
+	assert_int_equal(mapped_pages(), 41);
+	assert_int_equal(faults_of_reading(3, 40) + faults_of_reading(64, 1), 0);
+	/* Not copies: the slot is shared still. */
+	host.store[64 * PAGE_BYTES + 1] = '!';
+	assert_int_equal(guest[64 * PAGE_BYTES + 1], '!');
+	host.store[64 * PAGE_BYTES + 1] = content_of(64);
+	merge_expect(128, 40, 128, 0, 40);
+	assert_true(faults_of_reading(128, 40) > 0);
+	check_all();
+}
+
 static void different_page_stays(void **state _unused_)
 {
 	guest[20 * PAGE_BYTES + 4095] ^= 1;
@@ -450,6 +480,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(merges_runs, transaction_setup, transaction_teardown),
 		cmocka_unit_test_setup_teardown(zero_run_becomes_hole, transaction_setup, transaction_teardown),
+		cmocka_unit_test_setup_teardown(page_table_is_filled, transaction_setup, transaction_teardown),
 		cmocka_unit_test_setup_teardown(different_page_stays, transaction_setup, transaction_teardown),
 		cmocka_unit_test_setup_teardown(absent_page_stops_run, transaction_setup, transaction_teardown),
 		cmocka_unit_test_setup_teardown(store_mapping_is_refused, transaction_setup, transaction_teardown),
