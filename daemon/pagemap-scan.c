@@ -250,6 +250,11 @@ static bool region_is_kept(const struct scan *s, const struct page_region *r)
 	return (s->flags & PAGEMAP_KEEP_HUGE) && (r->categories & PAGE_IS_HUGE);
 }
 
+static bool region_is_written(const struct scan *s, const struct page_region *r)
+{
+	return r->categories & s->written && r->categories & MAPPED;
+}
+
 /* The first cluster in *c: returns its end and moves *c behind it; 0 when there is none. */
 static uint64_t cluster_next(const struct scan *s, struct cursor *c, uint64_t *ret_start)
 {
@@ -261,8 +266,7 @@ static uint64_t cluster_next(const struct scan *s, struct cursor *c, uint64_t *r
 		if (end != 0 &&
 		    (region_is_kept(s, r) || r->start - end > CLUSTER_GAP_PAGES * PAGE_BYTES))
 			break;
-		if (!(r->categories & s->written) || !(r->categories & MAPPED) ||
-		    region_is_kept(s, r))
+		if (!region_is_written(s, r) || region_is_kept(s, r))
 			continue;
 		if (end == 0)
 			*ret_start = r->start;
@@ -274,7 +278,7 @@ static uint64_t cluster_next(const struct scan *s, struct cursor *c, uint64_t *r
 static bool is_written(const struct scan *s, const struct cursor *seen, uint64_t start, uint64_t end)
 {
 	for (const struct page_region *r = seen->at; r < seen->end && r->start < end; r++)
-		if (r->end > start && r->categories & s->written && r->categories & MAPPED)
+		if (r->end > start && region_is_written(s, r))
 			return true;
 	return false;
 }
